@@ -1,0 +1,201 @@
+"""Every setting of charrnn once: its name, default, bounds and help.
+
+Frozen dataclasses, one per concern. The command line makes its options from these fields, a checkpoint stores them,
+and `check` refuses what is out of bounds, so that no number stands in two places. Knows nothing of click or torch.
+
+What was *asked* for is a plain dict that holds only what somebody set; what was *resolved* is a dataclass with every
+value filled in. Only resolved values travel with a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+from charrnn.errors import UsageError
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    low_open: bool = False,
+    high_open: bool = False,
+    choices: Sequence[str] = (),
+    automatic: str = "",
+) -> Any:
+    """A dataclass field that knows its help text and bounds.
+
+    `automatic` says, for the help, how the value is chosen when nobody sets it (otherwise the default is shown).
+    """
+    bounds = (low, high, low_open, high_open)
+    return field(default=default, metadata={"help": help, "bounds": bounds, "choices": tuple(choices), "automatic": automatic})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a network; with the tokenizer it is all that is needed to run the weights."""
+
+    task: str = setting("language", "Which of the four shapes.", choices=["language"])
+    cell: str = setting("lstm", "Recurrent cell.", choices=["lstm", "gru", "rnn"])
+    nonlinearity: str = setting("tanh", "Activation of the plain rnn cell.", choices=["tanh", "relu"])
+    vocab_size: int = setting(0, "Tokens in the vocabulary, the four reserved ones included.", low=4, high=1_000_000)
+    embedding: str = setting("learned", "Input representation.", choices=["learned", "onehot"])
+    embedding_size: int = setting(64, "Width of the embedding.", low=1, high=65536)
+    hidden_size: int = setting(256, "Units in each recurrent layer.", low=1, high=65536, automatic="from corpus and time")
+    layers: int = setting(1, "Recurrent layers.", low=1, high=64)
+    tie_weights: bool = setting(False, "Share the embedding with the output layer (makes embedding size = hidden size).")
+
+    @property
+    def input_size(self) -> int:
+        """Width of what enters the first layer."""
+        return self.vocab_size if self.embedding == "onehot" else self.embedding_size
+
+    @property
+    def gates(self) -> int:
+        """Gate blocks stacked in one weight matrix: LSTM i, f, g, o; GRU r, z, n; plain RNN one."""
+        return {"lstm": 4, "gru": 3, "rnn": 1}[self.cell]
+
+
+def weight_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The tensors of a language model by their file names, with shapes; this table *is* the weight format.
+
+    `embedding.weight` (V, E), absent when one-hot; for each layer l `layers.<l>.weight_ih` (G*H, in),
+    `layers.<l>.weight_hh` (G*H, H), `layers.<l>.bias_ih` and `layers.<l>.bias_hh` (G*H,), gates stacked in the order
+    LSTM i f g o, GRU r z n (the GRU's reset gate multiplies W_hn h + b_hn, as in cuDNN); `output.weight` (V, H), absent
+    when tied; `output.bias` (V,).
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    rows, hidden = model.gates * model.hidden_size, model.hidden_size
+    if model.embedding == "learned":
+        shapes["embedding.weight"] = (model.vocab_size, model.embedding_size)
+    for layer in range(model.layers):
+        width = model.input_size if layer == 0 else hidden
+        shapes[f"layers.{layer}.weight_ih"] = (rows, width)
+        shapes[f"layers.{layer}.weight_hh"] = (rows, hidden)
+        shapes[f"layers.{layer}.bias_ih"] = (rows,)
+        shapes[f"layers.{layer}.bias_hh"] = (rows,)
+    if not model.tie_weights:
+        shapes["output.weight"] = (model.vocab_size, hidden)
+    shapes["output.bias"] = (model.vocab_size,)
+    return shapes
+
+
+@dataclass(frozen=True)
+class ReadingConfig:
+    """How files become text."""
+
+    encoding: str = setting("utf-8", "Encoding of the files; a byte order mark wins.")
+    errors: str = setting("strict", "What to do with bytes that do not decode.", choices=["strict", "replace"])
+    newline: str = setting("lf", "Turn CRLF and CR into LF, or keep them.", choices=["lf", "keep"])
+    field: str = setting("text", "The field of .jsonl rows that holds the text.")
+    column: str = setting("", "The column of .csv and .tsv rows: a name, or a number from 1.", automatic="the only one, or 'text'")
+    max_unpacked: int = setting(8 << 30, "Most bytes a .gz may unpack to.", low=1)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What the units of text are."""
+
+    tokenizer: str = setting(
+        "auto", "Units of text; auto is char up to 500 distinct characters, else subword.", choices=["auto", "char", "byte", "subword"]
+    )
+    vocab_size: int = setting(0, "Pieces of a subword vocabulary.", low=0, high=200_000, automatic="from the corpus size")
+    subword_model: str = setting("unigram", "Kind of subword model.", choices=["unigram", "bpe"])
+    min_count: int = setting(0, "Characters seen fewer times become <unk>.", low=0, automatic="2 where that hides under 0.1 % of the text, else 1")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained; every number an exact repetition needs, apart from the text and the machine."""
+
+    dropout_embedding: float = setting(0.0, "Dropout on the embedding.", low=0, high=1, high_open=True, automatic="from corpus and time")
+    dropout_layers: float = setting(0.0, "Dropout between recurrent layers.", low=0, high=1, high_open=True)
+    dropout_output: float = setting(0.0, "Dropout before the output layer.", low=0, high=1, high_open=True, automatic="from corpus and time")
+    batch_size: int = setting(16, "Parallel streams.", low=1, high=65536)
+    window: int = setting(64, "Time steps of truncated backpropagation.", low=1, high=65536)
+    learning_rate: float = setting(7e-3, "Peak learning rate of AdamW.", low=0, high=10, low_open=True)
+    beta1: float = setting(0.9, "AdamW's first moment decay.", low=0, high=1, high_open=True)
+    beta2: float = setting(0.99, "AdamW's second moment decay.", low=0, high=1, high_open=True)
+    weight_decay: float = setting(0.05, "AdamW's decoupled weight decay, on matrices.", low=0, high=10)
+    warmup: float = setting(0.02, "Share of the steps over which the learning rate rises.", low=0, high=1)
+    schedule: str = setting("linear", "Fall of the learning rate after the warm-up.", choices=["linear", "cosine", "constant"])
+    clip: float = setting(0.25, "Most the global norm of the gradient may be (0: no clipping).", low=0, high=1e6)
+    ema: float = setting(0.998, "Decay of the averaged weights (0: no averaging).", low=0, high=1, high_open=True)
+    reset: float = setting(0.02, "Chance that a stream starts a window from a zero state, as a prompt does.", low=0, high=1)
+    steps: int = setting(0, "Optimizer steps to make.", low=0, high=2**40, automatic="from the time")
+    val_fraction: float = setting(0.1, "Share of the text, at its end, kept for validation (0: none).", low=0, high=0.9)
+    eval_every: int = setting(0, "Steps between evaluations.", low=0, automatic="about 15 a run")
+    eval_tokens: int = setting(262_144, "Most validation tokens scored in an evaluation during training.", low=1)
+    patience: int = setting(6, "Evaluations without a better loss after which training stops (0: never).", low=0)
+    seed: int = setting(1, "Seed of weights, data order and dropout.", low=0, high=2**63 - 1)
+    device: str = setting("auto", "Where to train; auto is cuda if there is one, else cpu.", choices=["auto", "cpu", "cuda", "mps"])
+    precision: str = setting("auto", "Arithmetic; auto is fp32 on a CPU, bf16 or fp16 on a GPU.", choices=["auto", "fp32", "bf16", "fp16"])
+    threads: int = setting(0, "CPU threads.", low=0, high=4096, automatic="all cores")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next token is chosen; the filters apply in the order of the fields."""
+
+    repetition_penalty: float = setting(1.0, "Divide the odds of recent tokens (1: off).", low=0, high=100, low_open=True)
+    temp: float = setting(0.8, "Temperature: 0 takes the likeliest, 1 the model's own odds.", low=0, high=100)
+    top_k: int = setting(0, "Keep the k likeliest tokens (0: all).", low=0)
+    top_p: float = setting(1.0, "Keep the likeliest tokens that hold this share of the odds (1: all).", low=0, high=1, low_open=True)
+    min_p: float = setting(0.0, "Keep tokens at least this share as likely as the likeliest (0: all).", low=0, high=1)
+
+
+def check(config: T) -> T:
+    """Return `config` if each of its fields is inside its bounds; raise UsageError naming the first that is not."""
+    for item in fields(config):  # type: ignore[arg-type]
+        check_value(item, getattr(config, item.name))
+    return config
+
+
+def check_value(item: Field[Any], value: Any) -> Any:
+    """Return `value` if field `item` allows it (nan never is); raise UsageError that says what is allowed."""
+    name, choices = "--" + item.name.replace("_", "-"), item.metadata["choices"]
+    if isinstance(item.default, bool) or isinstance(item.default, str):
+        wrong = not isinstance(value, type(item.default)) or (choices and value not in choices)
+        allowed = f"one of {', '.join(choices)}" if choices else type(item.default).__name__
+    else:
+        wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not _inside(value, item.metadata["bounds"])
+        wrong = wrong or (isinstance(item.default, int) and not isinstance(value, int))
+        kind = "a whole number" if isinstance(item.default, int) else "a number"
+        allowed = f"{kind}{bounds_text(item)}"
+    if wrong:
+        raise UsageError(f"{name} is {value!r}; expected {allowed}.", f"Give {name} {allowed}.")
+    return value
+
+
+def _inside(value: float, bounds: tuple[float, float, bool, bool]) -> bool:
+    low, high, low_open, high_open = bounds
+    above = value > low if low_open else value >= low
+    below = value < high if high_open else value <= high
+    return above and below and not math.isinf(value)  # nan compares false with everything
+
+
+def bounds_text(item: Field[Any]) -> str:
+    """The bounds of a numeric field in words, or an empty string."""
+    low, high, low_open, high_open = item.metadata["bounds"]
+    parts = []
+    if not math.isinf(low):
+        parts.append(f"{'above' if low_open else 'at least'} {low:g}")
+    if not math.isinf(high):
+        parts.append(f"{'below' if high_open else 'at most'} {high:g}")
+    return " " + " and ".join(parts) if parts else ""
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build a checked config of `kind` from untrusted values; unknown names raise UsageError naming `where`."""
+    names = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise UsageError(f"{where} has an unknown setting {unknown[0]!r}.", f"Known settings: {', '.join(sorted(names))}.")
+    return check(kind(**values))

@@ -1,0 +1,215 @@
+"""The checkpoint files of a run: safetensors with one JSON document of metadata and a checksum over every byte.
+
+Knows bytes, names, shapes and digests; knows nothing of networks, tokenizers or training. Written with the safetensors
+library, read by the code below, because a file from a stranger is checked before anything in it is believed: sizes and
+JSON depth are bounded, duplicate keys refused, each tensor must lie where and as large as its shape says, and the
+checksum must fit. No pickle, no code, no other file is ever touched.
+
+Layout: 8 bytes header length (little endian), header JSON, tensor bytes. `__metadata__` of the header holds one
+entry, "charrnn": a JSON document whose "format" is the version of this layout and whose "checksum" is the SHA-256 of
+the whole file with the 64 digits of the checksum itself replaced by zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn import durable
+from charrnn.errors import CheckpointError
+
+FORMAT_VERSION = 1
+MAX_HEADER_BYTES = 16 << 20
+MAX_FILE_BYTES = 16 << 30
+_ZERO_CHECKSUM = "0" * 64
+_CHECKSUM_MARK = b'\\"checksum\\":\\"'  # as it stands inside the JSON string inside the header JSON
+_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32,
+    "U64": np.uint64, "U32": np.uint32, "U8": np.uint8,
+}  # fmt: skip
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file held: its metadata (a JSON object) and its tensors (read-only views of the bytes read)."""
+
+    metadata: dict[str, Any]
+    tensors: Tensors
+
+
+def write(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Write a checkpoint atomically; the same content always gives the same bytes.
+
+    Raises WriteError or CannotCreateError (see `durable.replace`), the old file then being untouched.
+    """
+    durable.replace(path, encode(metadata, tensors))
+
+
+def encode(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> bytearray:
+    """The bytes of a checkpoint file."""
+    from safetensors.numpy import save
+
+    document = {**metadata, "format": FORMAT_VERSION, "checksum": _ZERO_CHECKSUM}
+    text = json.dumps(document, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    data = bytearray(save(ordered, {"charrnn": text}))
+    start = _checksum_position(data)
+    data[start : start + 64] = hashlib.sha256(data).hexdigest().encode("ascii")
+    return data
+
+
+def read(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises CheckpointError if the file is missing, unreadable, not a checkpoint, damaged, or of a newer format.
+    """
+    return decode(_read_bytes(path), str(path))
+
+
+def decode(data: bytes, name: str) -> Checkpoint:
+    """Verify the bytes of a checkpoint file called `name` and view its tensors; raises CheckpointError."""
+    header, body_start = _header(data, name)
+    metadata = _metadata(header, name)
+    _verify_checksum(data, metadata, name)
+    body = memoryview(data)[body_start:]
+    entries = {key: value for key, value in header.items() if key != "__metadata__"}
+    tensors = {key: _tensor(key, value, body, name) for key, value in entries.items()}
+    _verify_layout(entries, len(body), name)
+    return Checkpoint(metadata, tensors)
+
+
+def tensor_digest(tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every tensor in the order of their names.
+
+    Unlike the file's checksum it does not depend on metadata: it is what "resumed equals uninterrupted" compares.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode("ascii"))
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            if size > MAX_FILE_BYTES:
+                raise CheckpointError(f"{str(path)!r} has {size:,} bytes; a checkpoint has at most {MAX_FILE_BYTES:,}.")
+            file.seek(0)
+            return file.read()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror}", "`charrnn runs` lists what there is.") from error
+
+
+def _damaged(name: str, why: str) -> CheckpointError:
+    return CheckpointError(f"{name!r} is damaged or not a charrnn checkpoint: {why}.", "Use another copy of it, or train again.")
+
+
+def _header(data: bytes, name: str) -> tuple[dict[str, Any], int]:
+    if len(data) < 8:
+        raise _damaged(name, f"it has only {len(data)} bytes")
+    length = int.from_bytes(data[:8], "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
+        raise _damaged(name, "its header length is impossible")
+    header = _json_object(data[8 : 8 + length], name)
+    return header, 8 + length
+
+
+def _json_object(text: bytes | str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(name, "its header is not proper JSON") from error
+    if not isinstance(value, dict):
+        raise _damaged(name, "its header is not a JSON object")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("duplicate key")
+    return result
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _metadata(header: Mapping[str, Any], name: str) -> dict[str, Any]:
+    document = header.get("__metadata__")
+    if not isinstance(document, dict) or not isinstance(document.get("charrnn"), str):
+        raise CheckpointError(
+            f"{name!r} is a safetensors file, but not one of charrnn's.", "Train one with `charrnn train FILE`."
+        )
+    metadata = _json_object(document["charrnn"], name)
+    version = metadata.get("format")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise _damaged(name, "it names no format version")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{name!r} has format {version}; this charrnn reads up to {FORMAT_VERSION}.", "Install a newer charrnn-lm."
+        )
+    return metadata
+
+
+def _checksum_position(data: bytes | bytearray) -> int:
+    mark = data.find(_CHECKSUM_MARK)
+    return mark + len(_CHECKSUM_MARK) if mark >= 0 else -1
+
+
+def _verify_checksum(data: bytes, metadata: Mapping[str, Any], name: str) -> None:
+    start = _checksum_position(data[: 8 + MAX_HEADER_BYTES])
+    stated = metadata.get("checksum")
+    if start < 0 or not isinstance(stated, str) or data[start : start + 64] != stated.encode("utf-8", "replace"):
+        raise _damaged(name, "it has no checksum")
+    digest = hashlib.sha256(data[:start])
+    digest.update(_ZERO_CHECKSUM.encode("ascii"))
+    digest.update(memoryview(data)[start + 64 :])
+    if digest.hexdigest() != stated:
+        raise _damaged(name, "its checksum does not fit its bytes")
+
+
+def _tensor(key: str, entry: Any, body: memoryview, name: str) -> NDArray[Any]:
+    """View one tensor, if its entry is what the format allows and its bytes are as many as its shape says."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _damaged(name, f"the entry of tensor {key[:80]!r} is malformed")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise _damaged(name, f"tensor {key[:80]!r} has an unknown type")
+    if not _whole_numbers(shape, 8) or not _whole_numbers(offsets, 2) or len(offsets) != 2:
+        raise _damaged(name, f"tensor {key[:80]!r} has no proper shape")
+    begin, end = offsets
+    size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+    if not begin <= end <= len(body) or end - begin != size:
+        raise _damaged(name, f"tensor {key[:80]!r} is not as large as its shape says")
+    return np.frombuffer(body[begin:end], dtype=_DTYPES[dtype]).reshape(shape)
+
+
+def _whole_numbers(values: Any, most: int) -> bool:
+    if not isinstance(values, list) or len(values) > most:
+        return False
+    return all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= MAX_FILE_BYTES for v in values)
+
+
+def _verify_layout(entries: Mapping[str, Any], body_size: int, name: str) -> None:
+    """The tensors must tile the body: no gap where something could hide, no overlap."""
+    position = 0
+    for begin, end in sorted(entry["data_offsets"] for entry in entries.values()):
+        if begin != position:
+            raise _damaged(name, "its tensors leave a gap or overlap")
+        position = end
+    if position != body_size:
+        raise _damaged(name, "bytes follow its last tensor")

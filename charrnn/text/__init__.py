@@ -1,0 +1,1 @@
+"""What text is before and after it is numbers."""
