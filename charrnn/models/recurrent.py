@@ -1,0 +1,81 @@
+"""A stack of recurrent layers with its state in the caller's hands.
+
+`forward(x, state) -> (y, state)` and `begin(batch) -> state`: no module holds state. A state is a flat tuple of (B, H)
+tensors, layer by layer: h0, c0, h1, c1, ... for an LSTM and h0, h1, ... for a GRU or a plain RNN, the same layout as
+the NumPy engine's. Shapes: B streams, T time steps, H hidden, L layers, I input width.
+
+Equations: LSTM with forget gate after Gers et al. (2000); GRU after Cho et al. (2014) in cuDNN's form, where the reset
+gate multiplies W_hn h + b_hn; plain RNN after Elman (1990). One torch layer for each, because oneDNN and cuDNN run
+them fused over the whole window.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from charrnn.config import ModelConfig
+
+State = tuple[Tensor, ...]
+
+
+class Recurrent(nn.Module):
+    """L layers of one cell; dropout between them; time first."""
+
+    def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.cell = config.cell
+        self.hidden_size = config.hidden_size
+        self.dropout = dropout
+        widths = [config.input_size] + [config.hidden_size] * (config.layers - 1)
+        self.layers = nn.ModuleList(_layer(config, width) for width in widths)
+        self.per_layer = 2 if config.cell == "lstm" else 1
+        for layer in self.layers:
+            _initialise(layer, config)
+
+    def begin(self, batch: int) -> State:
+        """The zero state for `batch` streams."""
+        like = next(self.parameters())
+        zero = torch.zeros(batch, self.hidden_size, device=like.device, dtype=like.dtype)
+        return (zero,) * (self.per_layer * len(self.layers))
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """(T, B, I) inputs and a state to (T, B, H) outputs of the last layer and the state after the last step."""
+        after: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            if index and self.dropout:
+                x = functional.dropout(x, self.dropout, self.training)
+            mine = state[index * self.per_layer : (index + 1) * self.per_layer]
+            x, mine = self._run(layer, x, mine)
+            after.extend(mine)
+        return x, tuple(after)
+
+    def _run(self, layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.cell == "lstm":
+            y, (h, c) = layer(x, (state[0].unsqueeze(0), state[1].unsqueeze(0)))
+            return y, (h[0], c[0])
+        y, h = layer(x, state[0].unsqueeze(0))  # (T, B, H), (1, B, H)
+        return y, (h[0],)
+
+
+def _layer(config: ModelConfig, width: int) -> nn.Module:
+    if config.cell == "rnn":
+        return nn.RNN(width, config.hidden_size, nonlinearity=config.nonlinearity)
+    return {"lstm": nn.LSTM, "gru": nn.GRU}[config.cell](width, config.hidden_size)
+
+
+def _initialise(layer: nn.Module, config: ModelConfig) -> None:
+    """Orthogonal recurrent blocks (Saxe et al. 2014), Glorot input blocks, zero biases, forget gate 1 (Gers et al.)."""
+    size = config.hidden_size
+    for name, weight in layer.named_parameters():
+        if name.startswith("bias"):
+            nn.init.zeros_(weight)
+            continue
+        fill = nn.init.orthogonal_ if name.startswith("weight_hh") else nn.init.xavier_uniform_
+        for block in range(config.gates):
+            with torch.no_grad():
+                fill(weight[block * size : (block + 1) * size])
+    if config.cell == "lstm":
+        with torch.no_grad():
+            layer.get_parameter("bias_ih_l0")[size : 2 * size] = 1.0
