@@ -1,0 +1,131 @@
+"""A trained model as it stands in a file: shape, tokenizer, weights, and where they came from.
+
+One `Model` is enough to sample, score or go on training. Knows the layout of the metadata; knows nothing of how a
+network computes. What a file claims is checked against the shape it claims to have before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from charrnn.config import ModelConfig, from_mapping, weight_shapes
+from charrnn.errors import CheckpointError, TokenizerError, UsageError
+from charrnn.runs import checkpoint
+from charrnn.runs.checkpoint import Checkpoint, Tensors
+from charrnn.text import tokenizers
+from charrnn.text.tokenizers import Tokenizer
+
+MODEL_FILE = "model.safetensors"
+LAST_FILE = "last.safetensors"
+AVERAGE = "average/"  # prefix of the averaged weights inside LAST_FILE
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `charrnn.load` and every command but `train` work with.
+
+    `weights` are named and shaped by `config.weight_shapes`; `start` are the ids a text without a prompt begins after;
+    `provenance` is what the training run wrote about itself; `digest` is the tensor digest of weights and tokenizer.
+    """
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    weights: Tensors
+    start: tuple[int, ...]
+    provenance: dict[str, Any]
+    name: str
+    path: Path
+    digest: str
+
+
+def save(path: Path, config: ModelConfig, tokenizer: Tokenizer, weights: Tensors, about: Mapping[str, Any]) -> None:
+    """Write a self-contained model file; `about` holds "name", "start" and "provenance"."""
+    checkpoint.write(path, describe(config, tokenizer, about), {**weights, **tokenizer.tensors()})
+
+
+def describe(config: ModelConfig, tokenizer: Tokenizer, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata document of a model file."""
+    return {"model": asdict(config), "tokenizer": tokenizer.kind, **about}
+
+
+def load(path: Path) -> Model:
+    """Load a model from a file, or from a run folder: its best weights, else the averaged ones of its last save.
+
+    Raises CheckpointError if there is no model there or it is damaged, foreign or inconsistent.
+    """
+    file = model_file(path)
+    return from_checkpoint(checkpoint.read(file), file)
+
+
+def model_file(path: Path) -> Path:
+    """The file to load a model from: `path` itself, or inside the folder the best model, else the last save."""
+    if not path.is_dir():
+        return path
+    for name in (MODEL_FILE, LAST_FILE):
+        if (path / name).is_file():
+            return path / name
+    raise CheckpointError(f"{str(path)!r} holds no {MODEL_FILE} or {LAST_FILE}.", "`charrnn runs` lists what there is.")
+
+
+def from_checkpoint(content: Checkpoint, path: Path) -> Model:
+    """Make a Model of the verified content of `path`; raises CheckpointError if its parts do not fit each other."""
+    name = str(path)
+    config = _config(content.metadata, name)
+    tensors = _averaged(content.tensors) if any(key.startswith(AVERAGE) for key in content.tensors) else content.tensors
+    weights = {key: value for key, value in tensors.items() if not key.startswith("tokenizer.")}
+    _check_weights(config, weights, name)
+    tokenizer = _tokenizer(content, name)
+    if tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(f"{name!r}: tokenizer of {tokenizer.vocab_size} tokens, model of {config.vocab_size}.")
+    digest = checkpoint.tensor_digest({**weights, **tokenizer.tensors()})
+    start, provenance = _start(content.metadata, config, name), content.metadata.get("provenance")
+    run_name = content.metadata.get("name")
+    return Model(
+        config, tokenizer, weights, start, provenance if isinstance(provenance, dict) else {},
+        run_name if isinstance(run_name, str) else path.stem, path, digest,
+    )  # fmt: skip
+
+
+def _config(metadata: Mapping[str, Any], name: str) -> ModelConfig:
+    values = metadata.get("model")
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{name!r} does not say what shape its model has.", "Use another copy of it.")
+    try:
+        return from_mapping(ModelConfig, values, repr(name))
+    except (UsageError, TypeError) as error:
+        raise CheckpointError(f"{name!r} describes an impossible model: {error}", "Use another copy of it.") from error
+
+
+def _averaged(tensors: Tensors) -> Tensors:
+    kept = {key.removeprefix(AVERAGE): value for key, value in tensors.items() if key.startswith(AVERAGE)}
+    return kept | {key: value for key, value in tensors.items() if key.startswith("tokenizer.")}
+
+
+def _check_weights(config: ModelConfig, weights: Tensors, name: str) -> None:
+    shapes = weight_shapes(config)
+    if set(weights) != set(shapes):
+        odd = sorted(set(weights) ^ set(shapes))[0]
+        raise CheckpointError(f"{name!r}: tensor {odd[:80]!r} is missing or not expected.", "Use another copy of it.")
+    for key, shape in shapes.items():
+        if weights[key].shape != shape or weights[key].dtype.kind != "f":
+            raise CheckpointError(f"{name!r}: tensor {key!r} is {weights[key].shape}; expected {shape}.", "Use another copy of it.")
+
+
+def _tokenizer(content: Checkpoint, name: str) -> Tokenizer:
+    kind = content.metadata.get("tokenizer")
+    try:
+        return tokenizers.load(str(kind), {key: value for key, value in content.tensors.items() if key.startswith("tokenizer.")})
+    except TokenizerError as error:
+        raise CheckpointError(f"{name!r} holds a damaged tokenizer: {error.message}", "Use another copy of it.") from error
+
+
+def _start(metadata: Mapping[str, Any], config: ModelConfig, name: str) -> tuple[int, ...]:
+    start = metadata.get("start")
+    if not isinstance(start, list) or not start or len(start) > 1000:
+        raise CheckpointError(f"{name!r} does not say how a text starts.", "Use another copy of it.")
+    if not all(isinstance(i, int) and 0 <= i < config.vocab_size for i in start):
+        raise CheckpointError(f"{name!r}: its start tokens are not in its vocabulary.", "Use another copy of it.")
+    return tuple(start)

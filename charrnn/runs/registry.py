@@ -1,0 +1,145 @@
+"""Runs by name: find them, list them, name new ones.
+
+A run is a folder below the checkpoints folder. Knows file names and the metadata every checkpoint carries; knows
+nothing of models. Listing never fails for one bad run: it says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from charrnn import durable
+from charrnn.errors import CannotCreateError, CharrnnError, CheckpointError, UsageError
+from charrnn.runs import checkpoint
+from charrnn.runs.model import LAST_FILE, MODEL_FILE
+
+MAX_NAME = 100
+BUNDLED_FILE = "BUNDLED.md"  # says how a committed run was made
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One run of a listing; `problem` says why it cannot be used (then `metadata` is empty)."""
+
+    name: str
+    path: Path
+    file: Path | None
+    size: int
+    metadata: dict[str, Any]
+    problem: str = ""
+
+    @property
+    def saved(self) -> float:
+        """Seconds since 1970 at which it was saved."""
+        saved = self.metadata.get("saved")
+        return float(saved) if isinstance(saved, int | float) else 0.0
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it came with the clone; such a run ranks behind all that were trained here."""
+        return (self.path / BUNDLED_FILE).exists()
+
+
+def listing(root: Path) -> list[RunInfo]:
+    """Every run below `root`, the one saved last first; an absent folder has none."""
+    if not root.is_dir():
+        return []
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    infos = [_info(folder) for folder in folders if _files(folder)]
+    return sorted(infos, key=lambda info: (info.bundled, -info.saved, info.name))
+
+
+def resolve(run: str | None, root: Path) -> Path:
+    """The folder or file that RUN means: a name below `root`, a folder or a file; without one, the run saved last.
+
+    Raises CheckpointError if there is none, with the names that there are.
+    """
+    if run is None:
+        return _latest(root)
+    by_name = root / run
+    if is_name(run) and by_name.is_dir() and _files(by_name):
+        return by_name
+    path = Path(run)
+    if "\0" not in run and len(run) < 4096 and _exists(path):
+        return path
+    names = [info.name for info in listing(root)]
+    hint = f"There is {', '.join(names[:10])}." if names else "Train one with `charrnn train FILE`."
+    raise CheckpointError(f"there is no run, folder or file {run[:200]!r}.", hint)
+
+
+def next_free_name(stem: str, root: Path) -> str:
+    """A name for a new run: the stem, made safe for a folder; then `-2`, `-3`, ... until one is free."""
+    safe = re.sub(r"[^\w.-]+", "-", stem).strip("-._")[: MAX_NAME - 10] or "run"
+    name, number = safe, 1
+    while (root / name).exists():
+        number += 1
+        name = f"{safe}-{number}"
+    return name
+
+
+def create(name: str | None, stem: str, root: Path) -> Path:
+    """Make the folder of a new run: of that name, or of the next free one after `stem`; never one that exists.
+
+    Raises UsageError if the name is taken, CannotCreateError if the folder cannot be made.
+    """
+    durable.make_folder(root)
+    while True:
+        folder = root / (name or next_free_name(stem, root))
+        try:
+            folder.mkdir()
+        except FileExistsError as error:
+            if name is not None:
+                hint = f"Go on with it (--resume {name}), or choose another name."
+                raise UsageError(f"there is a run {name!r} already.", hint) from error
+            continue  # another process took it between the look and the making
+        except OSError as error:
+            raise CannotCreateError(f"cannot create {str(folder)!r}: {error.strerror}", "Check the folder, or --checkpoints.") from error
+        return folder
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can name a run; raises UsageError."""
+    if not is_name(name):
+        raise UsageError(
+            f"{name[:120]!r} cannot name a run: use letters, digits, '_', '-' and '.', at most {MAX_NAME}, not starting with '-' or '.'.",
+            "Try --name my-run.",
+        )
+    return name
+
+
+def is_name(name: str) -> bool:
+    """Whether `name` can name a run: one safe path component."""
+    return len(name) <= MAX_NAME and re.fullmatch(r"\w[\w.-]*", name) is not None
+
+
+def _latest(root: Path) -> Path:
+    usable: Sequence[RunInfo] = [info for info in listing(root) if not info.problem]
+    if not usable:
+        raise CheckpointError(
+            f"there is no run in {str(root)!r} yet.", "Train one with `charrnn train FILE`, or name a model file."
+        )
+    return usable[0].path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than the system allows
+        return False
+
+
+def _files(folder: Path) -> list[Path]:
+    return [folder / name for name in (MODEL_FILE, LAST_FILE) if (folder / name).is_file()]
+
+
+def _info(folder: Path) -> RunInfo:
+    files = _files(folder)
+    try:
+        metadata = checkpoint.read(files[0]).metadata
+        return RunInfo(folder.name, folder, files[0], sum(file.stat().st_size for file in files), metadata)
+    except (CharrnnError, OSError) as error:
+        return RunInfo(folder.name, folder, None, 0, {}, str(error))

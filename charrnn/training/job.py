@@ -1,0 +1,284 @@
+"""From a text and a few wishes to a running trainer: read, tokenize, plan, name, lock, train; or take a run up again.
+
+The one place that knows the whole order of things. Yields the trainer's events behind a Started event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import charrnn
+from charrnn import durable
+from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check, from_mapping
+from charrnn.errors import CheckpointError, CorpusError, UsageError
+from charrnn.runs import checkpoint, registry
+from charrnn.runs import model as runs
+from charrnn.text import corpus as texts
+from charrnn.text import tokenizers
+from charrnn.text.corpus import Source, Survey, TokenData
+from charrnn.text.tokenizers import Tokenizer
+from charrnn.training import device as machine
+from charrnn.training import recipe
+from charrnn.training.events import Event, Started
+from charrnn.training.learner import Learner
+from charrnn.training.probe import seconds_per_step
+from charrnn.training.recipe import Bound, Facts, Plan
+from charrnn.training.trainer import METRICS_FILE, Best, Held, Run, hold
+
+LOCK_FILE = "lock"
+
+
+@dataclass(frozen=True)
+class Material:
+    """A text, read and tokenized."""
+
+    corpus: tuple[str, ...]  # as it was named
+    sources: tuple[Source, ...]
+    survey: Survey
+    reading: ReadingConfig
+    units: TokenizerConfig
+    tokenizer: Tokenizer
+    data: TokenData
+
+
+def run(
+    corpus: Sequence[str],
+    *,
+    asked: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    root: Path = Path("checkpoints"),
+    bound: Bound | None = None,
+    started_at: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train a new run on files, folders, globs or "-"; `asked` holds the settings that were set, by field name.
+
+    `started_at` (time.monotonic) is when the clock of --minutes began; `stop` is asked after each step. Raises
+    CharrnnError; a run that was interrupted can be taken up with `resume`.
+    """
+    asked, bound, started_at = dict(asked or {}), bound or Bound(), time.monotonic() if started_at is None else started_at
+    _check_asked(asked)
+    if name is not None:
+        registry.check_name(name)
+    training = _part(TrainingConfig, asked)
+    device = machine.prepare(training.device, training.threads)
+    material, notes = _read(corpus, asked, training.val_fraction)
+    _check_validation(material.data, training.val_fraction)
+    plan = _plan(asked, material, device, bound, started_at)
+    folder = registry.create(name, name or material.survey.name, root)
+    try:
+        with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
+            run = _new_run(folder, material, plan, device, started_at, stop)
+            yield _started(run, material, (*notes, *plan.notes), recipe_command(run, material))
+            yield from run.events()
+    finally:
+        _remove_if_unused(folder)
+
+
+def resume(
+    path: Path,
+    *,
+    corpus: Sequence[str] = (),
+    bound: Bound | None = None,
+    started_at: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Go on with a run exactly where its last save stands; only a longer bound may be given.
+
+    Raises CheckpointError (nothing to resume), CorpusError (the text is gone or has changed), UsageError.
+    """
+    started_at, bound = time.monotonic() if started_at is None else started_at, bound or Bound()
+    folder = path if path.is_dir() else path.parent
+    if not (folder / runs.LAST_FILE).is_file():
+        raise CheckpointError(f"{str(folder)!r} holds no {runs.LAST_FILE} to go on from.", "Train it anew with `charrnn train FILE`.")
+    with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
+        durable.sweep(folder)
+        content = checkpoint.read(folder / runs.LAST_FILE)
+        model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), _saved(content.metadata, folder)
+        training = from_mapping(TrainingConfig, saved["training"], repr(str(folder)))
+        device = machine.prepare(training.device, training.threads)
+        material = _read_again(corpus, saved, model, training.val_fraction)
+        learner = Learner(model.config, training, material.data.train, device)
+        training = _longer(training, saved, bound, learner, material, started_at)
+        learner = Learner(model.config, training, material.data.train, device)
+        learner.restore(content.tensors, saved)
+        durable.truncate(folder / METRICS_FILE, int(saved["metrics_bytes"]))
+        about = {"name": model.name, "start": list(model.start), "provenance": model.provenance}
+        run = Run(learner, model.tokenizer, _held(material, training), folder, about, _resume_facts(material), started_at, stop)
+        run.best = Best(**saved["best"])
+        notes = (f"resumed at step {learner.step:,} of {training.steps:,}",)
+        yield _started(run, material, notes, recipe_command(run, material))
+        yield from run.events()
+
+
+def _check_asked(asked: Mapping[str, Any]) -> None:
+    known = {item.name for kind in (ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig) for item in fields(kind)}
+    unknown = sorted(set(asked) - (known - {"task"}))
+    if unknown:
+        raise UsageError(f"there is no setting {unknown[0]!r}.", f"Known settings: {', '.join(sorted(known))}.")
+
+
+def _part(kind: type[Any], asked: Mapping[str, Any]) -> Any:
+    """The config of one kind that `asked` gives, checked."""
+    names = {item.name for item in fields(kind)}
+    return check(kind(**{name: value for name, value in asked.items() if name in names}))
+
+
+def _read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) -> tuple[Material, tuple[str, ...]]:
+    reading, units = _part(ReadingConfig, asked), _part(TokenizerConfig, asked)
+    sources = texts.find_sources(corpus)
+    survey = texts.survey(sources, reading)
+    sample = lambda: texts.training_text(sources, reading, survey, val_fraction)  # noqa: E731
+    tokenizer, notes = tokenizers.build(units, survey.counts, sample)
+    data = texts.tokenize(sources, reading, tokenizer, survey, val_fraction)
+    return Material(tuple(corpus), tuple(sources), survey, reading, units, tokenizer, data), tuple(notes)
+
+
+def _read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Model, val_fraction: float) -> Material:
+    """The text of a run, from where it was or from where the user says; refused if a single byte changed."""
+    reading = from_mapping(ReadingConfig, saved["reading"], "the run")
+    named = tuple(corpus) or tuple(saved["sources"])
+    if "-" in named and not corpus:
+        raise CorpusError("this run read its text from standard input.", "Give the text again: charrnn train --resume RUN FILE.")
+    sources = texts.find_sources(named)
+    survey = texts.survey(sources, reading)
+    if survey.digest != saved["digest"]:
+        raise CorpusError(
+            "the text of this run has changed since it was trained; going on would not be exact.",
+            "Put the old text back, name it (charrnn train --resume RUN FILE), or train a new run.",
+        )
+    data = texts.tokenize(sources, reading, model.tokenizer, survey, val_fraction)
+    units = from_mapping(TokenizerConfig, saved["units"], "the run")
+    return Material(named, tuple(sources), survey, reading, units, model.tokenizer, data)
+
+
+def _check_validation(data: TokenData, val_fraction: float) -> None:
+    if val_fraction and len(data.val) < 2:
+        raise CorpusError(
+            f"the text is too small to split: {val_fraction:.0%} of it for validation is {len(data.val)} tokens.",
+            "Give more text, or --val-fraction 0 to train on all of it.",
+        )
+
+
+def _plan(asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float) -> Plan:
+    wishes = {name: value for name, value in asked.items() if name != "vocab_size"}
+    wishes["threads"] = wishes.get("threads") or torch.get_num_threads()
+    wishes["precision"] = machine.resolve_precision(wishes.get("precision", "auto"), device)
+    wishes["device"] = device.type
+    facts = Facts(len(material.data.train), len(material.data.val), material.tokenizer.vocab_size, device.type)
+    timer = lambda model, training: seconds_per_step(model, training, material.data.train, device)  # noqa: E731
+    return recipe.plan(wishes, facts, bound, lambda: time.monotonic() - started_at, timer)
+
+
+def _new_run(
+    folder: Path, material: Material, plan: Plan, device: torch.device, started_at: float, stop: Callable[[], bool]
+) -> Run:
+    learner = Learner(plan.model, plan.training, material.data.train, device)
+    about = {"name": folder.name, "start": _start(material), "provenance": _provenance(material, plan)}
+    held, facts = _held(material, plan.training), _resume_facts(material)
+    return Run(learner, material.tokenizer, held, folder, about, facts, started_at, stop)
+
+
+def _start(material: Material) -> list[int]:
+    """What a text without a prompt begins after: the end of another document, else a line end, else <bos>."""
+    if material.data.documents > 1:
+        return [tokenizers.EOS]
+    newline = [int(i) for i in material.tokenizer.encode("\n")]
+    return newline if tokenizers.UNK not in newline else [tokenizers.BOS]
+
+
+def _held(material: Material, training: TrainingConfig) -> Held:
+    data = material.data
+    if len(data.val):
+        return hold(data.val, training.eval_tokens, data.val_characters, data.val_bytes, data.val_hidden, "validation")
+    share = data.train_characters * material.survey.bytes // max(1, material.survey.characters)
+    return hold(data.train, training.eval_tokens, data.train_characters, share, data.train_hidden, "training")
+
+
+def _provenance(material: Material, plan: Plan) -> dict[str, Any]:
+    """What a run says of itself; names without folders, nothing of the machine's user."""
+    survey, data = material.survey, material.data
+    versions = {"charrnn": charrnn.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    return {
+        "corpus": {"names": list(survey.names)[:20], "digest": survey.digest, "characters": survey.characters,
+                   "documents": survey.documents},
+        "split": {"train_characters": data.train_characters, "val_characters": data.val_characters},
+        "settings": {**asdict(material.reading), "tokenizer": asdict(material.units), **asdict(plan.training)},
+        "versions": {**versions, "python": platform.python_version()},
+    }  # fmt: skip
+
+
+def _resume_facts(material: Material) -> dict[str, Any]:
+    """What only last.safetensors holds: it stays on this machine, so it may say where the text lies."""
+    where = [item if item == "-" else os.path.abspath(item) for item in material.corpus]
+    return {"sources": where, "digest": material.survey.digest, "reading": asdict(material.reading), "units": asdict(material.units)}
+
+
+def _saved(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    saved = metadata.get("resume")
+    kinds = {
+        "sources": list, "digest": str, "reading": dict, "units": dict, "training": dict, "step": int, "cursor": dict,
+        "skipped": int, "scaler": dict, "best": dict, "metrics_bytes": int,
+    }  # fmt: skip
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
+        raise CheckpointError(f"{str(folder / runs.LAST_FILE)!r} does not say how to go on.", "Train a new run.")
+    if set(saved["best"]) - {item.name for item in fields(Best)}:
+        raise CheckpointError(f"{str(folder / runs.LAST_FILE)!r} was written by another version.", "Train a new run.")
+    return saved
+
+
+def _longer(
+    training: TrainingConfig, saved: Mapping[str, Any], bound: Bound, learner: Learner, material: Material, started_at: float
+) -> TrainingConfig:
+    """The settings with the new bound, which must lie beyond the old one; no bound keeps the old one."""
+    if not bound.given:
+        if int(saved["step"]) >= training.steps:
+            raise UsageError(f"this run has made all of its {training.steps:,} steps.", f"Go on with --steps {2 * training.steps}.")
+        return training
+    steps = bound.steps or 0
+    if bound.epochs is not None:
+        steps = round(bound.epochs * len(material.data.train) / (training.batch_size * training.window))
+    elif bound.minutes is not None:
+        seconds = seconds_per_step(learner.model_config, training, material.data.train, learner.device)
+        steps = int(saved["step"]) + int((bound.minutes * 60 - (time.monotonic() - started_at)) / seconds * 0.97)
+    if steps < training.steps:
+        raise UsageError(
+            f"this run is bounded at {training.steps:,} steps; {steps:,} would be shorter.", f"Give --steps above {training.steps}."
+        )
+    return replace(training, steps=steps)
+
+
+def _started(run: Run, material: Material, notes: tuple[str, ...], command: str) -> Started:
+    learner = run.learner
+    settings = {**asdict(learner.model_config), **asdict(learner.training), "tokenizer": material.tokenizer.kind}
+    return Started(
+        run.folder.name, run.folder, settings, recipe.parameters(learner.model_config), material.survey.characters,
+        material.tokenizer.vocab_size, len(material.data.train), len(material.data.val), learner.training.steps,
+        learner.step, learner.training.device, command, notes,
+    )  # fmt: skip
+
+
+def recipe_command(run: Run, material: Material) -> str:
+    """The command that repeats this run exactly."""
+    learner = run.learner
+    return recipe.command(material.corpus, material.reading, material.units, learner.model_config, learner.training)
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """A run that ended before its first save leaves nothing behind."""
+    if any((folder / name).exists() for name in (runs.MODEL_FILE, runs.LAST_FILE)):
+        return
+    with contextlib.suppress(OSError):
+        for name in (METRICS_FILE, LOCK_FILE):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()

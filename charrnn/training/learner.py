@@ -1,0 +1,217 @@
+"""Everything that one optimizer step changes, and the step itself.
+
+A Learner owns the network, its averaged copy, the optimizer, the carried state and the cursor; `advance` makes one
+step, `tensors`/`restore` put all of it into a file and back, so that a resumed run is bit for bit the uninterrupted
+one. Knows nothing of files, evaluation or when to stop.
+
+AdamW: Loshchilov and Hutter (2019). Clipping by the global norm: Pascanu et al. (2013). Averaged weights (EMA):
+Polyak and Juditsky (1992), with a warm-up of the decay so that the first weights are soon forgotten.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from charrnn.config import ModelConfig, TrainingConfig
+from charrnn.errors import CharrnnError, CheckpointError
+from charrnn.models.language import LanguageModel, export_weights, import_weights
+from charrnn.runs.checkpoint import Tensors
+from charrnn.training import device as machine
+from charrnn.training.batching import Cursor, Streams
+
+MOST_SKIPPED = 10
+
+
+@dataclass(frozen=True)
+class Means:
+    """Averages over the steps since they were last taken."""
+
+    loss: float
+    accuracy: float
+    gradient_norm: float
+
+
+class Learner:
+    """The moving parts of a training run. B streams, T steps, H hidden."""
+
+    def __init__(self, model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], device: torch.device) -> None:
+        self.model_config, self.training, self.device = model, training, device
+        torch.manual_seed(training.seed)
+        dropouts = {name: getattr(training, name) for name in ("dropout_embedding", "dropout_layers", "dropout_output")}
+        self.network = LanguageModel(model, **dropouts).to(device)
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimizer = _adamw(self.network, training)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        self.streams = Streams(tokens, training.batch_size, training.window, training.seed, training.reset)
+        self.cursor = Cursor()
+        self.state = self.network.begin(training.batch_size)
+        self.step = 0
+        self.skipped = 0  # steps in a row that were not finite
+        self._sums = self._zero_sums()
+
+    def _zero_sums(self) -> Tensor:
+        """Loss, right predictions, tokens and gradient norms, summed on the device so that nothing waits for them."""
+        return torch.zeros(5, dtype=torch.float32 if self.device.type == "mps" else torch.float64, device=self.device)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training text so far."""
+        return self.cursor.epoch + self.cursor.window / self.streams.windows_per_epoch
+
+    def advance(self) -> None:
+        """One optimizer step on one window; raises CharrnnError after ten windows in a row without a finite gradient."""
+        window = self.streams.at(self.cursor)
+        before = self._reset(window.reset)
+        inputs, targets = (torch.from_numpy(ids).to(self.device) for ids in (window.inputs, window.targets))
+        self._set_learning_rate()
+        with machine.arithmetic(self.training.precision, self.device):
+            logits, after = self.network(inputs, before)  # (T, B, V)
+        flat, wanted = logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1)
+        loss = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
+        norm = self._descend(loss / wanted.numel())
+        self.cursor = window.after
+        self.step += 1
+        if not self._finite(norm):
+            self.state = before
+            return
+        self._update_average()
+        self.state = tuple(part.detach().float() for part in after)
+        right = (flat.detach().argmax(-1) == wanted).sum()
+        count = torch.full_like(right, wanted.numel())
+        self._sums += torch.stack([loss.detach(), right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
+
+    def take_means(self) -> Means:
+        """Means over the steps since the last call; waits for the device."""
+        loss, right, tokens, norms, steps = self._sums.tolist()
+        self._sums = self._zero_sums()
+        return Means(loss / max(1.0, tokens), right / max(1.0, tokens), norms / max(1.0, steps))
+
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return learning_rate(self.training, self.step)
+
+    def _set_learning_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+
+    def _reset(self, reset: NDArray[np.bool_]) -> tuple[Tensor, ...]:
+        """The carried state with the marked streams back at zero (they learn to start cold, as a prompt does)."""
+        if not reset.any():
+            return self.state
+        keep = torch.from_numpy(~reset).to(self.device).unsqueeze(1)
+        return tuple(torch.where(keep, part, torch.zeros_like(part)) for part in self.state)
+
+    def _descend(self, loss: Tensor) -> Tensor:
+        """Backpropagate, clip, update unless the gradient is not finite; returns the norm before clipping."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.device.type == "cpu" and not math.isfinite(float(norm)):
+            return norm
+        if self.training.clip:
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.training.clip, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
+
+    def _finite(self, norm: Tensor) -> bool:
+        if self.device.type != "cpu" or math.isfinite(float(norm)):  # elsewhere asking would wait; `check_finite` does
+            self.skipped = 0
+            return True
+        self.skipped += 1
+        if self.skipped >= MOST_SKIPPED:
+            raise _diverged(self.step)
+        return False
+
+    def check_finite(self) -> None:
+        """Raise CharrnnError if a weight is not finite; called before anything is saved."""
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.network.parameters()):
+            raise _diverged(self.step)
+
+    def _update_average(self) -> None:
+        decay = min(self.training.ema, (1 + self.step) / (10 + self.step)) if self.training.ema else 0.0
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+
+    def tensors(self) -> Tensors:
+        """All of it as named arrays: current and averaged weights, optimizer, carried state, random generators."""
+        result: Tensors = {f"average/{name}": weight for name, weight in export_weights(self.average).items()}
+        for name, weight in export_weights(self.network).items():
+            result[f"current/{name}"] = weight
+        for name, parameter in self.network.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                result[f"optimizer/{key}/{name}"] = value.detach().cpu().numpy().copy()
+        for index, part in enumerate(self.state):
+            result[f"state/{index}"] = part.detach().cpu().numpy().copy()
+        result["progress/sums"] = self._sums.cpu().double().numpy().copy()
+        result["random/cpu"] = torch.get_rng_state().numpy().copy()
+        if self.device.type == "cuda":
+            result["random/cuda"] = torch.cuda.get_rng_state(self.device).numpy().copy()
+        return result
+
+    def progress(self) -> dict[str, Any]:
+        """What is not a tensor."""
+        scaler = self.scaler.state_dict() if self.scaler.is_enabled() else {}
+        return {"step": self.step, "cursor": asdict(self.cursor), "skipped": self.skipped, "scaler": scaler}
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
+        """Take up what `tensors` and `progress` gave; raises CheckpointError if something is missing or misshapen."""
+        try:
+            self._restore(tensors, progress)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the saved training state does not fit: {error}", "Start a new run.") from error
+
+    def _restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
+        for network, prefix in ((self.network, "current/"), (self.average, "average/")):
+            import_weights(network, {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+        for name, parameter in self.network.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                stored = tensors.get(f"optimizer/{key}/{name}")
+                if stored is not None:
+                    self.optimizer.state[parameter][key] = torch.from_numpy(np.array(stored)).to(self.device)
+        self.state = tuple(torch.from_numpy(np.array(tensors[f"state/{i}"])).to(self.device) for i in range(len(self.state)))
+        self._sums = torch.from_numpy(np.array(tensors["progress/sums"])).to(self._sums)
+        self.step, self.skipped = int(progress["step"]), int(progress["skipped"])
+        self.cursor = Cursor(int(progress["cursor"]["epoch"]), int(progress["cursor"]["window"]))
+        if progress["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(progress["scaler"]))
+        torch.set_rng_state(torch.from_numpy(np.array(tensors["random/cpu"])))
+        if self.device.type == "cuda" and "random/cuda" in tensors:
+            torch.cuda.set_rng_state(torch.from_numpy(np.array(tensors["random/cuda"])), self.device)
+
+
+def learning_rate(training: TrainingConfig, step: int) -> float:
+    """The rate of step `step` (from 0): a linear rise over the warm-up, then a fall that ends just above zero."""
+    rise = max(1, round(training.warmup * training.steps))
+    if step < rise:
+        return training.learning_rate * (step + 1) / rise
+    left = max(0.0, (training.steps - step) / max(1, training.steps - rise))
+    shape = {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[training.schedule]
+    return training.learning_rate * shape
+
+
+def _adamw(network: LanguageModel, training: TrainingConfig) -> torch.optim.AdamW:
+    """Weight decay pulls on matrices only: a bias has no size to regularise."""
+    matrices = [weight for weight in network.parameters() if weight.ndim >= 2]
+    vectors = [weight for weight in network.parameters() if weight.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    betas, fused = (training.beta1, training.beta2), next(network.parameters()).device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)
+
+
+def _diverged(step: int) -> CharrnnError:
+    return CharrnnError(
+        f"training diverged at step {step:,}: the numbers are no longer finite. The last save is untouched.",
+        "Try a lower --learning-rate (half of it) or a smaller --clip.",
+    )

@@ -1,0 +1,203 @@
+"""The training loop: steps, evaluations, saves, and when to stop; a generator of events.
+
+Knows neither where the text came from nor who listens. What is written: metrics.jsonl as it goes; model.safetensors
+whenever the averaged weights score best; last.safetensors after it, at every evaluation, at least once a minute, and
+when asked to stop. Nothing that depends on the clock touches the weights, so a run repeats exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn import durable
+from charrnn.config import SamplingConfig
+from charrnn.decoding import generate
+from charrnn.decoding.engine import Engine
+from charrnn.models.language import export_weights
+from charrnn.runs import checkpoint
+from charrnn.runs import model as runs
+from charrnn.text.tokenizers import Tokenizer
+from charrnn.training import device as machine
+from charrnn.training import evaluate
+from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Step
+from charrnn.training.evaluate import Report
+from charrnn.training.learner import Learner
+
+METRICS_FILE = "metrics.jsonl"
+SAMPLE_TOKENS = 240
+SECONDS_BETWEEN_SAVES = 60.0
+
+
+@dataclass
+class Best:
+    """The lowest loss so far, and how many evaluations have passed since."""
+
+    loss: float = math.inf
+    bits_per_character: float = math.inf
+    step: int = 0
+    since: int = 0
+
+
+@dataclass(frozen=True)
+class Held:
+    """The tokens that are scored at an evaluation, and what they amount to."""
+
+    tokens: NDArray[Any]
+    characters: int
+    utf8_bytes: int
+    hidden: int
+    on: str  # "validation" or "training"
+
+
+@dataclass
+class Run:
+    """One training run: its moving parts and where they go."""
+
+    learner: Learner
+    tokenizer: Tokenizer
+    held: Held
+    folder: Path
+    about: dict[str, Any]  # name, start and provenance of every file written
+    resume: dict[str, Any]  # what only a resumed run needs: where the corpus is, how it was read
+    started_at: float
+    stop: Callable[[], bool] = lambda: False
+    best: Best = field(default_factory=Best)
+    _saved_at: float = 0.0
+    _means_at: tuple[float, int] = (0.0, 0)
+
+    def events(self) -> Iterator[Event]:
+        """Train to the end, the early stop or `stop()`; every exit leaves last.safetensors behind."""
+        training = self.learner.training
+        self._saved_at = time.monotonic()
+        self._means_at = (time.monotonic(), self.learner.step)
+        reason = "done"
+        while self.learner.step < training.steps:
+            self.learner.advance()
+            last = self.learner.step == training.steps
+            if last or self.learner.step % log_every(training.steps) == 0:
+                yield self._log(self._step())
+            if last or self.learner.step % training.eval_every == 0:
+                yield from self._evaluate()
+                if training.patience and self.best.since >= training.patience and not last:
+                    reason = "early stop"
+                    break
+            elif time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
+                yield self._save_last()
+            if not last and self.stop():
+                reason = "interrupted"
+                yield self._save_last()
+                break
+        yield self._finished(reason)
+
+    def seconds(self) -> float:
+        """Seconds since the process started."""
+        return time.monotonic() - self.started_at
+
+    def _step(self) -> Step:
+        learner, means = self.learner, self.learner.take_means()
+        now, (then, from_step) = time.monotonic(), self._means_at
+        self._means_at = (now, learner.step)
+        steps = learner.step - from_step
+        seconds_per_step = (now - then) / max(1, steps)
+        tokens = learner.training.batch_size * learner.training.window
+        return Step(
+            learner.step, learner.training.steps, learner.epoch, means.loss, means.accuracy, learner.learning_rate(),
+            means.gradient_norm, tokens / max(1e-9, seconds_per_step), self.seconds(),
+            seconds_per_step * (learner.training.steps - learner.step), machine.memory_bytes(learner.device),
+        )  # fmt: skip
+
+    def _evaluate(self) -> Iterator[Event]:
+        self.learner.check_finite()
+        report = self._score()
+        better = report.loss < self.best.loss
+        if better:
+            self.best = Best(report.loss, report.bits_per_character, self.learner.step)
+        else:
+            self.best.since += 1
+        yield self._log(
+            Evaluated(
+                self.learner.step, report.loss, report.bits_per_character, report.bits_per_byte, report.perplexity,
+                report.accuracy, better, self.held.on, self.seconds(),
+            )  # fmt: skip
+        )
+        if better:
+            yield self._save_model(report)
+        yield self._save_last()
+        yield Sampled(self.learner.step, self._sample())
+        self._means_at = (time.monotonic(), self.learner.step)  # an evaluation is not a slow step
+
+    def _score(self) -> Report:
+        held, tokens = self.held, self.held.tokens
+        nats, correct = evaluate.stream_loss(self.learner.average, tokens, evaluate.streams_for(len(tokens)))
+        nats += held.hidden * self.tokenizer.escape_nats
+        return Report(nats, len(tokens) - 1, correct, held.characters, held.utf8_bytes, held.hidden)
+
+    def _sample(self) -> str:
+        engine = Engine(self.learner.model_config, export_weights(self.learner.average))
+        prefix = generate.prime(engine, self.about["start"])
+        settings, seed = SamplingConfig(), self.learner.training.seed
+        tokens = generate.stream(engine, self.tokenizer, prefix, settings, seed=seed, length=SAMPLE_TOKENS)
+        return "".join(token.text for token in tokens)
+
+    def _save_model(self, report: Report) -> Saved:
+        scores = {"step": self.learner.step, "on": self.held.on, "loss": report.loss, "accuracy": report.accuracy}
+        scores |= {"bits_per_character": report.bits_per_character, "bits_per_byte": report.bits_per_byte}
+        self.about["provenance"]["scores"] = scores
+        path = self.folder / runs.MODEL_FILE
+        about = {**self.about, "saved": round(time.time())}
+        runs.save(path, self.learner.model_config, self.tokenizer, export_weights(self.learner.average), about)
+        return Saved(self.learner.step, path)
+
+    def _save_last(self) -> Saved:
+        """Everything needed to go on exactly, in one file."""
+        self.learner.check_finite()
+        path, metrics = self.folder / runs.LAST_FILE, self.folder / METRICS_FILE
+        metadata = runs.describe(self.learner.model_config, self.tokenizer, {**self.about, "saved": round(time.time())})
+        best = {key: value for key, value in asdict(self.best).items() if math.isfinite(value)}
+        metadata["resume"] = {
+            **self.resume, **self.learner.progress(), "best": best, "training": asdict(self.learner.training),
+            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+        }  # fmt: skip
+        checkpoint.write(path, metadata, {**self.learner.tensors(), **self.tokenizer.tensors()})
+        self._saved_at = time.monotonic()
+        return Saved(self.learner.step, path)
+
+    def _finished(self, reason: str) -> Finished:
+        best = self.best
+        return Finished(
+            self.learner.step, reason, best.step, best.loss, best.bits_per_character, self.seconds(), self.folder
+        )  # fmt: skip
+
+    def _log(self, event: Step | Evaluated) -> Step | Evaluated:
+        """Append the event to metrics.jsonl; numbers JSON has no word for become null."""
+        values = {key: _jsonable(value) for key, value in asdict(event).items()}
+        line = json.dumps({"event": type(event).__name__.lower(), **values})
+        durable.append_line(self.folder / METRICS_FILE, line)
+        return event
+
+
+def _jsonable(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def log_every(steps: int) -> int:
+    """Steps between Step events: some hundreds a run, by the step count alone so that a log repeats exactly."""
+    return max(1, min(20, steps // 100), steps // 20_000)
+
+
+def hold(tokens: NDArray[Any], most: int, characters: int, utf8_bytes: int, hidden: int, on: str) -> Held:
+    """What an evaluation during training scores: the first `most` tokens; the counts shrink in proportion."""
+    share = min(1.0, most / max(1, len(tokens)))
+    held = Held(np.asarray(tokens[:most]), characters, utf8_bytes, hidden, on)
+    if share == 1.0:
+        return held
+    return replace(held, characters=round(characters * share), utf8_bytes=round(utf8_bytes * share), hidden=round(hidden * share))
