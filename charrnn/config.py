@@ -95,7 +95,9 @@ class ReadingConfig:
     errors: str = setting("strict", "What to do with bytes that do not decode.", choices=["strict", "replace"])
     newline: str = setting("lf", "Turn CRLF and CR into LF, or keep them.", choices=["lf", "keep"])
     field: str = setting("text", "The field of .jsonl rows that holds the text.")
-    column: str = setting("", "The column of .csv and .tsv rows: a name, or a number from 1.", automatic="the only one, or 'text'")
+    column: str = setting(
+        "", "The column of .csv and .tsv rows: a name, or a number from 1.", automatic="the only one, or 'text'"
+    )
     max_unpacked: int = setting(8 << 30, "Most bytes a .gz may unpack to.", low=1)
 
 
@@ -104,23 +106,33 @@ class TokenizerConfig:
     """What the units of text are."""
 
     tokenizer: str = setting(
-        "auto", "Units of text; auto is char up to 500 distinct characters, else subword.", choices=["auto", "char", "byte", "subword"]
+        "auto",
+        "Units of text; auto is char up to 500 distinct characters, else subword.",
+        choices=["auto", "char", "byte", "subword"],
     )
     vocab_size: int = setting(0, "Pieces of a subword vocabulary.", low=0, high=200_000, automatic="from the corpus size")
     subword_model: str = setting("unigram", "Kind of subword model.", choices=["unigram", "bpe"])
-    min_count: int = setting(0, "Characters seen fewer times become <unk>.", low=0, automatic="2 where that hides under 0.1 % of the text, else 1")
+    min_count: int = setting(
+        0, "Characters seen fewer times become <unk>.", low=0, automatic="2 where that hides under 0.1 % of the text, else 1"
+    )
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """How a model is trained; every number an exact repetition needs, apart from the text and the machine."""
 
-    dropout_embedding: float = setting(0.0, "Dropout on the embedding.", low=0, high=1, high_open=True, automatic="from corpus and time")
+    dropout_embedding: float = setting(
+        0.0, "Dropout on the embedding.", low=0, high=1, high_open=True, automatic="from corpus and time"
+    )
     dropout_layers: float = setting(0.0, "Dropout between recurrent layers.", low=0, high=1, high_open=True)
-    dropout_output: float = setting(0.0, "Dropout before the output layer.", low=0, high=1, high_open=True, automatic="from corpus and time")
+    dropout_output: float = setting(
+        0.0, "Dropout before the output layer.", low=0, high=1, high_open=True, automatic="from corpus and time"
+    )
     batch_size: int = setting(16, "Parallel streams.", low=1, high=65536)
     window: int = setting(64, "Time steps of truncated backpropagation.", low=1, high=65536)
-    learning_rate: float = setting(7e-3, "Peak learning rate of AdamW.", low=0, high=10, low_open=True, automatic="by cell and size")
+    learning_rate: float = setting(
+        7e-3, "Peak learning rate of AdamW.", low=0, high=10, low_open=True, automatic="by cell and size"
+    )
     beta1: float = setting(0.9, "AdamW's first moment decay.", low=0, high=1, high_open=True)
     beta2: float = setting(0.99, "AdamW's second moment decay.", low=0, high=1, high_open=True)
     weight_decay: float = setting(0.05, "AdamW's decoupled weight decay, on matrices.", low=0, high=10)
@@ -135,8 +147,12 @@ class TrainingConfig:
     eval_tokens: int = setting(65_536, "Most validation tokens scored in an evaluation during training.", low=1)
     patience: int = setting(6, "Evaluations without a better loss after which training stops (0: never).", low=0)
     seed: int = setting(1, "Seed of weights, data order and dropout.", low=0, high=2**63 - 1)
-    device: str = setting("auto", "Where to train; auto is cuda if there is one, else cpu.", choices=["auto", "cpu", "cuda", "mps"])
-    precision: str = setting("auto", "Arithmetic; auto is fp32 on a CPU, bf16 or fp16 on a GPU.", choices=["auto", "fp32", "bf16", "fp16"])
+    device: str = setting(
+        "auto", "Where to train; auto is cuda if there is one, else cpu.", choices=["auto", "cpu", "cuda", "mps"]
+    )
+    precision: str = setting(
+        "auto", "Arithmetic; auto is fp32 on a CPU, bf16 or fp16 on a GPU.", choices=["auto", "fp32", "bf16", "fp16"]
+    )
     threads: int = setting(0, "CPU threads.", low=0, high=4096, automatic="all cores")
 
 
@@ -147,7 +163,9 @@ class SamplingConfig:
     repetition_penalty: float = setting(1.0, "Divide the odds of recent tokens (1: off).", low=0, high=100, low_open=True)
     temp: float = setting(0.8, "Temperature: 0 takes the likeliest, 1 the model's own odds.", low=0, high=100)
     top_k: int = setting(0, "Keep the k likeliest tokens (0: all).", low=0)
-    top_p: float = setting(1.0, "Keep the likeliest tokens that hold this share of the odds (1: all).", low=0, high=1, low_open=True)
+    top_p: float = setting(
+        1.0, "Keep the likeliest tokens that hold this share of the odds (1: all).", low=0, high=1, low_open=True
+    )
     min_p: float = setting(0.0, "Keep tokens at least this share as likely as the likeliest (0: all).", low=0, high=1)
 
 
@@ -161,7 +179,7 @@ def check(config: T) -> T:
 def check_value(item: Field[Any], value: Any) -> Any:
     """Return `value` if field `item` allows it (nan never is); raise UsageError that says what is allowed."""
     name, choices = "--" + item.name.replace("_", "-"), item.metadata["choices"]
-    if isinstance(item.default, bool) or isinstance(item.default, str):
+    if isinstance(item.default, (bool, str)):
         wrong = not isinstance(value, type(item.default)) or (choices and value not in choices)
         allowed = f"one of {', '.join(choices)}" if choices else type(item.default).__name__
     else:

@@ -19,7 +19,7 @@ from charrnn.errors import CannotCreateError, CharrnnError, LockedError, WriteEr
 TEMPORARY_SUFFIX = ".charrnn-tmp"
 
 
-def replace(path: Path, data: bytes | memoryview) -> None:
+def replace(path: Path, data: bytes | bytearray | memoryview) -> None:
     """Put `data` at `path`, atomically and durably; follows a symbolic link to the file it names.
 
     Raises CannotCreateError (folder missing or forbidden) or WriteError (disk full, input/output error); in both cases

@@ -26,7 +26,7 @@ class LanguageModel(nn.Module):
         self, config: ModelConfig, *, dropout_embedding: float = 0.0, dropout_layers: float = 0.0, dropout_output: float = 0.0
     ) -> None:
         super().__init__()
-        assert not config.tie_weights or config.embedding == "learned" and config.embedding_size == config.hidden_size
+        assert not config.tie_weights or (config.embedding == "learned" and config.embedding_size == config.hidden_size)
         self.config = config
         self.dropout_embedding = dropout_embedding
         self.dropout_output = dropout_output

@@ -62,7 +62,7 @@ class Recurrent(nn.Module):
 def _layer(config: ModelConfig, width: int) -> nn.Module:
     if config.cell == "rnn":
         return nn.RNN(width, config.hidden_size, nonlinearity=config.nonlinearity)
-    return {"lstm": nn.LSTM, "gru": nn.GRU}[config.cell](width, config.hidden_size)
+    return nn.LSTM(width, config.hidden_size) if config.cell == "lstm" else nn.GRU(width, config.hidden_size)
 
 
 def _initialise(layer: nn.Module, config: ModelConfig) -> None:

@@ -61,7 +61,7 @@ def encode(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> 
 
     document = {**metadata, "format": FORMAT_VERSION, "checksum": _ZERO_CHECKSUM}
     text = json.dumps(document, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     data = bytearray(save(ordered, {"charrnn": text}))
     start = _checksum_position(data)
     data[start : start + 64] = hashlib.sha256(data).hexdigest().encode("ascii")
@@ -95,7 +95,7 @@ def tensor_digest(tensors: Mapping[str, NDArray[Any]]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
+        array = np.asarray(tensors[name], order="C")
         digest.update(json.dumps([name, array.dtype.str, list(array.shape)]).encode("ascii"))
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -111,7 +111,9 @@ def _check_weights(config: ModelConfig, weights: Tensors, name: str) -> None:
         raise CheckpointError(f"{name!r}: tensor {odd[:80]!r} is missing or not expected.", "Use another copy of it.")
     for key, shape in shapes.items():
         if weights[key].shape != shape or weights[key].dtype.kind != "f":
-            raise CheckpointError(f"{name!r}: tensor {key!r} is {weights[key].shape}; expected {shape}.", "Use another copy of it.")
+            raise CheckpointError(
+                f"{name!r}: tensor {key!r} is {weights[key].shape}; expected {shape}.", "Use another copy of it."
+            )
 
 
 def _tokenizer(content: Checkpoint, name: str) -> Tokenizer:

@@ -97,7 +97,9 @@ def create(name: str | None, stem: str, root: Path) -> Path:
                 raise UsageError(f"there is a run {name!r} already.", hint) from error
             continue  # another process took it between the look and the making
         except OSError as error:
-            raise CannotCreateError(f"cannot create {str(folder)!r}: {error.strerror}", "Check the folder, or --checkpoints.") from error
+            raise CannotCreateError(
+                f"cannot create {str(folder)!r}: {error.strerror}", "Check the folder, or --checkpoints."
+            ) from error
         return folder
 
 
@@ -105,8 +107,8 @@ def check_name(name: str) -> str:
     """Return `name` if it can name a run; raises UsageError."""
     if not is_name(name):
         raise UsageError(
-            f"{name[:120]!r} cannot name a run: use letters, digits, '_', '-' and '.', at most {MAX_NAME}, not starting with '-' or '.'.",
-            "Try --name my-run.",
+            f"{name[:120]!r} cannot name a run.",
+            f"Use at most {MAX_NAME} letters, digits, '_', '-' and '.', a letter or digit first: --name my-run.",
         )
     return name
 

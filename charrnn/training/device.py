@@ -24,8 +24,8 @@ def resolve(device: str) -> torch.device:
     """auto is cuda if there is one, else cpu; mps only when asked for (its LSTM is slower, in some versions wrong)."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    there = {"cpu": lambda: True, "cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if not there[device]():
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
         raise UsageError(f"--device {device}: there is none on this machine.", "Use --device cpu, or leave the option out.")
     return torch.device(device)
 

@@ -65,7 +65,9 @@ class Report:
         return self.correct / max(1, self.tokens)
 
 
-def evaluate_text(model: Model, text: str, *, streams: int = 0, device: str = "cpu", threads: int = 0, cold: bool = True) -> Report:
+def evaluate_text(
+    model: Model, text: str, *, streams: int = 0, device: str = "cpu", threads: int = 0, cold: bool = True
+) -> Report:
     """Score all of `text` with a saved model, after its start tokens; `streams` 0 chooses up to 16 by length."""
     where = machine.prepare(device, threads)
     network = LanguageModel(model.config).to(where)
@@ -119,9 +121,7 @@ def _columns(tokens: NDArray[Any], streams: int, length: int) -> tuple[NDArray[A
     return tokens[positions], tokens[positions + 1], counted
 
 
-def _run(
-    network: LanguageModel, inputs: NDArray[Any], targets: NDArray[Any], counted: NDArray[np.bool_]
-) -> tuple[float, int]:
+def _run(network: LanguageModel, inputs: NDArray[Any], targets: NDArray[Any], counted: NDArray[np.bool_]) -> tuple[float, int]:
     where = next(network.parameters()).device
     state = network.begin(inputs.shape[1])
     nats, correct = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)

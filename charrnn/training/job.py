@@ -100,7 +100,9 @@ def resume(
     started_at, bound = time.monotonic() if started_at is None else started_at, bound or Bound()
     folder = path if path.is_dir() else path.parent
     if not (folder / runs.LAST_FILE).is_file():
-        raise CheckpointError(f"{str(folder)!r} holds no {runs.LAST_FILE} to go on from.", "Train it anew with `charrnn train FILE`.")
+        raise CheckpointError(
+            f"{str(folder)!r} holds no {runs.LAST_FILE} to go on from.", "Train it anew with `charrnn train FILE`."
+        )
     with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
         durable.sweep(folder)
         content = checkpoint.read(folder / runs.LAST_FILE)
@@ -221,7 +223,12 @@ def _provenance(material: Material, plan: Plan) -> dict[str, Any]:
 def _resume_facts(material: Material) -> dict[str, Any]:
     """What only last.safetensors holds: it stays on this machine, so it may say where the text lies."""
     where = [item if item == "-" else os.path.abspath(item) for item in material.corpus]
-    return {"sources": where, "digest": material.survey.digest, "reading": asdict(material.reading), "units": asdict(material.units)}
+    return {
+        "sources": where,
+        "digest": material.survey.digest,
+        "reading": asdict(material.reading),
+        "units": asdict(material.units),
+    }
 
 
 def _saved(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -243,7 +250,9 @@ def _longer(
     """The settings with the new bound, which must lie beyond the old one; no bound keeps the old one."""
     if not bound.given:
         if int(saved["step"]) >= training.steps:
-            raise UsageError(f"this run has made all of its {training.steps:,} steps.", f"Go on with --steps {2 * training.steps}.")
+            raise UsageError(
+                f"this run has made all of its {training.steps:,} steps.", f"Go on with --steps {2 * training.steps}."
+            )
         return training
     steps = bound.steps or 0
     if bound.epochs is not None:
@@ -253,7 +262,8 @@ def _longer(
         steps = int(saved["step"]) + int((bound.minutes * 60 - (time.monotonic() - started_at)) / seconds * 0.97)
     if steps < training.steps:
         raise UsageError(
-            f"this run is bounded at {training.steps:,} steps; {steps:,} would be shorter.", f"Give --steps above {training.steps}."
+            f"this run is bounded at {training.steps:,} steps; {steps:,} would be shorter.",
+            f"Give --steps above {training.steps}.",
         )
     return replace(training, steps=steps)
 

@@ -45,12 +45,13 @@ class Learner:
 
     def __init__(self, model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], device: torch.device) -> None:
         self.model_config, self.training, self.device = model, training, device
+        self.precision = machine.resolve_precision(training.precision, device)
         torch.manual_seed(training.seed)
         dropouts = {name: getattr(training, name) for name in ("dropout_embedding", "dropout_layers", "dropout_output")}
         self.network = LanguageModel(model, **dropouts).to(device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = _adamw(self.network, training)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.streams = Streams(tokens, training.batch_size, training.window, training.seed, training.reset)
         self.cursor = Cursor()
         self.state = self.network.begin(training.batch_size)
@@ -73,7 +74,7 @@ class Learner:
         before = self._reset(window.reset)
         inputs, targets = (torch.from_numpy(ids).to(self.device) for ids in (window.inputs, window.targets))
         self._set_learning_rate()
-        with machine.arithmetic(self.training.precision, self.device):
+        with machine.arithmetic(self.precision, self.device):
             logits, after = self.network(inputs, before)  # (T, B, V)
         flat, wanted = logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1)
         loss = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
@@ -113,7 +114,7 @@ class Learner:
     def _descend(self, loss: Tensor) -> Tensor:
         """Backpropagate, clip, update unless the gradient is not finite; returns the norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)

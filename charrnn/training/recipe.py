@@ -198,12 +198,13 @@ def command(
 ) -> str:
     """The `charrnn train` command that repeats a plan exactly, on a machine of the same kind."""
     words = ["charrnn", "train", *corpus, "--steps", str(training.steps)]
+    configs: tuple[Any, ...] = (reading, tokenizer, model, training)
     defaults: tuple[Any, ...] = (ReadingConfig(), TokenizerConfig(), ModelConfig(), TrainingConfig())
     always = {"hidden_size", "dropout_embedding", "dropout_output", "eval_every", "threads"}
-    for config, default in zip((reading, tokenizer, model, training), defaults, strict=True):
+    for config, default in zip(configs, defaults, strict=True):
         for item in fields(config):
             value = getattr(config, item.name)
-            if config is model and item.name in ("task", "vocab_size") or item.name == "steps":
+            if (config is model and item.name in ("task", "vocab_size")) or item.name == "steps":
                 continue
             if value != getattr(default, item.name) or item.name in always:
                 words += _words(item.name, value)

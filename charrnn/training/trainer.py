@@ -28,8 +28,8 @@ from charrnn.runs import model as runs
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import evaluate
-from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Step
 from charrnn.training.evaluate import Report
+from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Step
 from charrnn.training.learner import Learner
 
 METRICS_FILE = "metrics.jsonl"
@@ -125,9 +125,16 @@ class Run:
             self.best.since += 1
         yield self._log(
             Evaluated(
-                self.learner.step, report.loss, report.bits_per_character, report.bits_per_byte, report.perplexity,
-                report.accuracy, better, self.held.on, self.seconds(),
-            )  # fmt: skip
+                self.learner.step,
+                report.loss,
+                report.bits_per_character,
+                report.bits_per_byte,
+                report.perplexity,
+                report.accuracy,
+                better,
+                self.held.on,
+                self.seconds(),
+            )
         )
         if better:
             yield self._save_model(report)

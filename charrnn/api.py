@@ -1,0 +1,100 @@
+"""The Python API: load a model and stream text from it, score a text, train.
+
+A thin shell over the rooms. `load` imports NumPy, never torch; `train` imports torch.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charrnn.config import SamplingConfig, from_mapping
+from charrnn.errors import UsageError
+from charrnn.runs import model as runs
+from charrnn.runs.model import Model
+
+if TYPE_CHECKING:
+    from charrnn.training.events import Event
+
+
+class TextModel:
+    """A trained model, ready to write. `model` holds its parts; `engine` computes it."""
+
+    def __init__(self, model: Model) -> None:
+        from charrnn.decoding.engine import Engine
+
+        self.model = model
+        self.engine = Engine(model.config, model.weights)
+
+    def stream(
+        self, prompt: str = "", *, length: int | None = 500, seed: int | None = None, stop: Sequence[str] = (), **sampling: Any
+    ) -> Iterator[str]:
+        """Yield the pieces of a text that follows `prompt` (which is not repeated), as they are drawn.
+
+        `length` counts tokens (None: without end); the same `seed` gives the same text; `sampling` are the fields of
+        SamplingConfig (temp, top_k, top_p, min_p, repetition_penalty). Raises UsageError for values out of bounds.
+        """
+        from charrnn.decoding import generate
+
+        settings = from_mapping(SamplingConfig, sampling, "stream()")
+        if length is not None and length < 0:
+            raise UsageError(f"length is {length}; expected at least 0, or None.", "Give length=500.")
+        ids = [*self.model.start, *(int(i) for i in self.model.tokenizer.encode(prompt))]
+        prefix = generate.prime(self.engine, ids)
+        seed = secrets.randbits(32) if seed is None else seed
+        recent = ids[len(self.model.start) :]
+        tokens = generate.stream(
+            self.engine, self.model.tokenizer, prefix, settings, seed=seed, length=length, stops=stop, recent=recent
+        )
+        for token in tokens:
+            if token.text:
+                yield token.text
+
+    def generate(self, prompt: str = "", **options: Any) -> str:
+        """The whole text that `stream` would yield; the length must be finite."""
+        return "".join(self.stream(prompt, **options))
+
+    def bits_per_character(self, text: str) -> float:
+        """How surprising the model finds `text`: bits for each of its characters; characters it hides are charged for."""
+        import math
+
+        from charrnn.decoding import generate
+
+        ids = self.model.tokenizer.encode(text)
+        prefix = generate.prime(self.engine, list(self.model.start))
+        nats = -float(generate.logprobs(self.engine, ids, prefix).sum())
+        nats += self.model.tokenizer.hidden(text) * self.model.tokenizer.escape_nats
+        return nats / math.log(2) / max(1, len(text))
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        return f"<charrnn.TextModel {self.model.name}: {config.layers}x{config.hidden_size} {config.cell}>"
+
+
+def load(path: str | Path) -> TextModel:
+    """Load a run folder or a model file; raises CheckpointError."""
+    return TextModel(runs.load(Path(path)))
+
+
+def train(*corpus: str | Path, name: str | None = None, checkpoints: str | Path = "checkpoints", **settings: Any) -> TextModel:
+    """Train on files, folders or globs and return the best model; see `train_events` for the settings."""
+    events = list(train_events(*corpus, name=name, checkpoints=checkpoints, **settings))
+    return load(events[-1].folder)  # type: ignore[union-attr]  # the last event is Finished
+
+
+def train_events(
+    *corpus: str | Path, name: str | None = None, checkpoints: str | Path = "checkpoints", **settings: Any
+) -> Iterator[Event]:
+    """Train, yielding the events of the run as they happen (`charrnn.training.events`).
+
+    `settings` are `minutes`, `epochs` or `steps` and any option of `charrnn train` with underscores, for example
+    hidden_size=256. Raises CharrnnError.
+    """
+    from charrnn.training import job
+    from charrnn.training.recipe import Bound
+
+    bounds = {item.name: settings.pop(item.name) for item in fields(Bound) if item.name in settings}
+    return job.run([str(item) for item in corpus], asked=settings, name=name, root=Path(checkpoints), bound=Bound(**bounds))

@@ -1,0 +1,52 @@
+"""Shared by all tests: one thread, no clocks in hypothesis, no user settings, and a small trained run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("charrnn", deadline=None)
+settings.load_profile("charrnn")
+
+VERSE = """The harbour holds the evening in its hand,
+and one by one the lamps come up like bread;
+the tide goes out to talk it over with the sand
+and leaves the boats to think of what it said.
+
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the user's CHARRNN_* settings, writes to their cache or reads their history."""
+    for name in [name for name in os.environ if name.startswith("CHARRNN_")]:
+        monkeypatch.delenv(name)
+    home = tmp_path_factory.getbasetemp() / "home"
+    monkeypatch.setenv("CHARRNN_CACHE", str(home / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from charrnn.training import job
+    from charrnn.training.recipe import Bound
+
+    folder = tmp_path_factory.mktemp("trained")
+    os.environ["CHARRNN_CACHE"] = str(folder / "cache")
+    (folder / "verse.txt").write_text(VERSE * 20, encoding="utf-8")
+    asked = {"hidden_size": 32, "embedding_size": 8, "threads": 1, "window": 16, "eval_every": 20}
+    list(job.run([str(folder / "verse.txt")], asked=asked, root=folder / "checkpoints", bound=Bound(steps=40)))
+    return folder
+
+
+@pytest.fixture
+def trained(_trained: Path, tmp_path: Path) -> Path:
+    """A folder with verse.txt and checkpoints/verse, a small model trained on it; a copy that a test may spoil."""
+    folder = tmp_path / "trained"
+    shutil.copytree(_trained, folder)
+    return folder
