@@ -215,4 +215,4 @@ def _words(name: str, value: Any) -> list[str]:
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return [f"--{option}" if value else f"--no-{option}"]
-    return [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return [f"--{option}", str(value)]

@@ -1,0 +1,98 @@
+"""`charrnn eval`: exactly how well a run predicts a whole text. Knows nothing of how it is computed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import rich_click
+
+from charrnn.cli import console, options, reading
+from charrnn.config import ReadingConfig, TrainingConfig
+from charrnn.errors import CorpusError
+
+if TYPE_CHECKING:
+    from charrnn.runs.model import Model
+    from charrnn.training.evaluate import Report
+
+FIGURES = ("bits_per_character", "bits_per_byte", "loss", "perplexity", "accuracy")
+
+
+@rich_click.command("eval")
+@options.apply(
+    [
+        options.run_argument(),
+        rich_click.argument("files", nargs=-1, required=True, metavar="FILE..."),
+        rich_click.option(
+            "--split", type=click.Choice(["all", "val"]), default="all", show_default="all",
+            help="The whole text, or only the part at its end that training kept for validation.",
+        ),
+        options.json_option("One JSON object with all figures."),
+        *options.settings(TrainingConfig, "Machine", only=("device", "threads")),
+        *options.settings(ReadingConfig, "Text"),
+        options.checkpoints_option(),
+    ]
+)  # fmt: skip
+def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkpoints: Path, **values: Any) -> None:
+    """Score a run on whole texts: bits per character and byte, perplexity per token, share of tokens predicted right.
+
+    The state is carried from the first token to the last. The figures of a subword model are upper bounds.
+
+    \b
+    charrnn eval poems corpora/poems.txt --split val
+    charrnn eval poems other.txt --json
+    """
+    from charrnn.runs import model as models
+    from charrnn.runs import registry
+
+    model = models.load(registry.resolve(run, checkpoints))
+    documents = reading.documents(files, options.asked(values, ReadingConfig))
+    text = "\n".join(_validation_part(model, documents) if split == "val" else documents)
+    if not text:
+        raise CorpusError("there is no text to score.", "Name a file that holds some, or use --split all.")
+    from charrnn.training.evaluate import evaluate_text  # torch: only when all else has been found in order
+
+    report = evaluate_text(model, text, device=values["device"] or "auto", threads=values["threads"] or 0)
+    with console.Output() as out:
+        out.write(json.dumps(_record(model, split, report), ensure_ascii=False) + "\n" if as_json else _lines(model, report))
+    console.suggest(f"`charrnn sample {run}`")
+
+
+def _validation_part(model: Model, documents: list[str]) -> list[str]:
+    """The end of the texts, cut where training cut them: by position in the text alone, before tokenization."""
+    from charrnn.text.corpus import split_position
+
+    settings = model.provenance.get("settings")
+    fraction = settings.get("val_fraction") if isinstance(settings, dict) else None
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 0.9:
+        fraction = TrainingConfig.val_fraction
+    before = split_position(sum(len(document) for document in documents), fraction)
+    part = []
+    for document in documents:
+        part.append(document[before:])
+        before = max(0, before - len(document))
+    return [document for document in part if document]
+
+
+def _record(model: Model, split: str, report: Report) -> dict[str, Any]:
+    figures = {name: getattr(report, name) for name in FIGURES}
+    return {"run": model.name, "split": split} | figures | asdict(report)
+
+
+def _lines(model: Model, report: Report) -> str:
+    bound = "  (upper bound: one segmentation is scored)" if model.tokenizer.kind == "subword" else ""
+    hidden = f", {report.hidden:,} of them unknown to the model" if report.hidden else ""
+    lines = [
+        f"bits per character  {report.bits_per_character:.4f}{bound}",
+        f"bits per byte       {report.bits_per_byte:.4f}",
+        f"perplexity          {report.perplexity:.3f} per token",
+        f"loss                {report.loss:.4f} nats per token",
+    ]
+    if report.cold256 is not None:
+        lines.append(f"loss, cold          {report.cold256:.4f} nats per token, in windows of 256 from a zero state")
+    lines.append(f"accuracy            {report.accuracy:.2%} of {report.tokens:,} tokens")
+    lines.append(f"text                {report.characters:,} characters{hidden}")
+    return "\n".join(lines) + "\n"

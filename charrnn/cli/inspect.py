@@ -1,0 +1,118 @@
+"""`charrnn inspect`: everything a run says about itself, as a card. Believes nothing that has not been checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click
+
+from charrnn.cli import console, options
+from charrnn.cli.runs import shape_text
+
+if TYPE_CHECKING:
+    from charrnn.runs.model import Model
+
+FIRST_TEXT_ID = 4  # below are <pad> <bos> <eos> <unk>
+WIDTH = 100
+
+
+@rich_click.command()
+@options.apply([options.run_argument(), options.json_option("One JSON object."), options.checkpoints_option()])
+def inspect(run: str, as_json: bool, checkpoints: Path) -> None:
+    """Show what a run is: its network, tokenizer, scores, where it came from, and its tensors.
+
+    \b
+    charrnn inspect poems
+    charrnn inspect downloaded.safetensors --json
+    """
+    from charrnn.runs import model as models
+    from charrnn.runs import registry
+
+    model = models.load(registry.resolve(run, checkpoints))
+    with console.Output() as out:
+        if as_json:
+            out.write(json.dumps(_record(model), ensure_ascii=False) + "\n")
+        else:
+            out.write("\n".join(_card(model)) + "\n")
+    console.suggest(f"`charrnn sample {run}`")
+
+
+def _record(model: Model) -> dict[str, Any]:
+    tensors = {name: {"shape": list(array.shape), "dtype": str(array.dtype)} for name, array in sorted(model.weights.items())}
+    return {
+        "name": model.name,
+        "path": str(model.path),
+        "digest": model.digest,
+        "parameters": _parameters(model),
+        "model": asdict(model.config),
+        "tokenizer": {
+            "kind": model.tokenizer.kind,
+            "vocab_size": model.tokenizer.vocab_size,
+            "digest": model.tokenizer.digest(),
+            "alphabet": _alphabet(model),
+        },
+        "start": list(model.start),
+        "provenance": model.provenance,
+        "tensors": tensors,
+    }
+
+
+def _card(model: Model) -> Iterator[str]:
+    yield model.name
+    yield from _section("file", {"path": console.shown_path(model.path), "digest": model.digest})
+    shape = {"kind": shape_text(asdict(model.config)), "parameters": f"{_parameters(model):,}"}
+    yield from _section("model", shape | asdict(model.config))
+    tokenizer = {"kind": model.tokenizer.kind, "tokens": f"{model.tokenizer.vocab_size:,} (4 of them reserved)"}
+    alphabet = _alphabet(model)
+    if alphabet is not None:
+        tokenizer["alphabet"] = f"{len(alphabet):,} characters: {_shown_alphabet(alphabet)}"
+    yield from _section("tokenizer", tokenizer)
+    yield from _section("provenance", model.provenance)
+    described = {name: f"{array.dtype} {_times(array.shape)}" for name, array in sorted(model.weights.items())}
+    yield from _section("tensors", described)
+
+
+def _section(title: str, values: Mapping[str, Any]) -> Iterator[str]:
+    yield ""
+    yield title
+    yield from _rows(values, "  ")
+
+
+def _rows(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """Names and values one a line, inner objects indented below their name."""
+    width = max((len(str(name)) for name in values), default=0)
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{_clean(name)}"
+            yield from _rows(value, indent + "  ")
+        else:
+            yield f"{indent}{_clean(name):<{width}}  {_clean(value)}"
+
+
+def _clean(value: Any) -> str:
+    """A value on one line, its control characters visible on a terminal or not: a card is not data to process."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return console.visible(text.replace("\n", "\u240a").replace("\t", "\u2409"))
+
+
+def _alphabet(model: Model) -> str | None:
+    if model.tokenizer.kind != "char":
+        return None
+    return model.tokenizer.decode(range(FIRST_TEXT_ID, model.tokenizer.vocab_size))
+
+
+def _shown_alphabet(alphabet: str) -> str:
+    shown = _clean(alphabet[:WIDTH])
+    return shown if len(alphabet) <= WIDTH else shown + " ..."
+
+
+def _parameters(model: Model) -> int:
+    return sum(array.size for array in model.weights.values())
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(size) for size in shape)

@@ -1,0 +1,122 @@
+"""The process: signals, exit codes and what a failure looks like. Knows none of the commands.
+
+Nothing but the standard library is imported before the signal handlers stand, so that Ctrl-C during a slow import
+ends as quietly as Ctrl-C at any other time. The exit codes: 0; those of charrnn.errors; 2 for wrong usage; 130 after
+Ctrl-C, 143 after SIGTERM, 141 when the reader of a pipe went away (as the shell reports it for any other tool).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+STARTED_AT = time.monotonic()  # as early as Python code of ours can run; `--minutes` counts from here
+
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM came; like KeyboardInterrupt it is not an Exception, so that nothing swallows it."""
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and leave with its exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
+    _open_missing_streams()
+    code = run(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a late Ctrl-C must not print a traceback out of the shutdown
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line and return its exit code; every expected failure is told on stderr."""
+    try:
+        code = _guarded(arguments)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, Terminated) as signalled:
+        code = INTERRUPTED if isinstance(signalled, KeyboardInterrupt) else TERMINATED
+    except BrokenPipeError:
+        code = BROKEN_PIPE
+    except OSError as error:  # a full disk behind stdout shows only when the last bytes are flushed
+        code = _tell(f"cannot write the output: {error.strerror}", "", 74)
+    _drop_unwritten()
+    return code
+
+
+def _guarded(arguments: Sequence[str]) -> int:
+    import click
+
+    from charrnn.errors import CharrnnError
+
+    try:
+        return _invoke(list(arguments))
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        return _tell(error.format_message(), _usage_hint(error), error.exit_code)
+    except CharrnnError as error:
+        return _tell(error.message, error.hint, error.exit_code)
+    except MemoryError:
+        return _tell("there is not enough memory for this.", "Try a smaller model, batch or file.", 1)
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Parse and run; this, not click's own main(), so that all exit codes are decided in this file."""
+    from charrnn.cli.commands import charrnn
+
+    instruction = os.environ.get("_CHARRNN_COMPLETE")
+    if instruction:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(charrnn, {}, "charrnn", "_CHARRNN_COMPLETE", instruction)
+    with charrnn.make_context("charrnn", arguments) as context:
+        charrnn.invoke(context)
+    return 0
+
+
+def _usage_hint(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f"`{context.command_path} --help` explains." if context is not None else ""
+
+
+def _tell(message: str, hint: str, code: int) -> int:
+    from charrnn.cli import console
+
+    try:
+        console.error(message, hint)
+    except OSError:
+        return code  # nobody is listening any more; the exit code still tells
+    return code
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _open_missing_streams() -> None:
+    """Give a process started with closed standard streams (`>&-`) streams that swallow or end at once."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115  (it stays open as long as the process lives)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _drop_unwritten() -> None:
+    """Point a stream that cannot be flushed at the null device, or Python would complain while it shuts down."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

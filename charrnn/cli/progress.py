@@ -1,0 +1,111 @@
+"""What a training run says off a terminal: plain lines, few of them. Also the words both kinds of report share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from charrnn.cli import console
+from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Started, Step
+
+LINE_SECONDS = 5.0  # between two lines about steps
+SAMPLE_LINES = 8
+
+
+class Listener(Protocol):
+    """Whoever is told what happens in a run; entered before the first event, left after the last or after an error."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def feed(self, event: Event) -> None:
+        """Take notice of one event."""
+
+
+class Lines:
+    """A listener that writes plain lines: one every few seconds, one for each evaluation, sample and save."""
+
+    def __init__(self, write: Callable[[str], None] = console.say, clock: Callable[[], float] = time.monotonic) -> None:
+        self._write, self._clock = write, clock
+        self._next = 0.0  # when the next line about steps is due
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def feed(self, event: Event) -> None:
+        """Write the line of one event, if it is due."""
+        match event:
+            case Started():
+                self._write(headline(event))
+                for sentence in event.notes:
+                    self._write(f"note: {sentence}")
+            case Step():
+                if self._clock() >= self._next:
+                    self._next = self._clock() + LINE_SECONDS
+                    self._write(step_line(event))
+            case Evaluated():
+                self._write(evaluation_line(event))
+            case Sampled():
+                self._write(f"sample at step {event.step:,}:")
+                for line in sample_lines(event.text):
+                    self._write(f"  | {line}")
+            case Saved():
+                self._write(f"saved {console.shown_path(event.path)} at step {event.step:,}")
+            case Finished():
+                pass  # the command tells the end, in the same words on and off a terminal
+
+
+def headline(event: Started) -> str:
+    """One line on what is about to be trained."""
+    begin = f"from step {event.step:,} " if event.step else ""
+    return (
+        f"training {event.name!r} {begin}to step {event.steps:,}: {event.characters:,} characters, "
+        f"{event.vocab_size:,} different tokens, {event.parameters:,} parameters, on {event.device}"
+    )
+
+
+def step_line(event: Step) -> str:
+    """One line on the steps since the last one."""
+    return (
+        f"step {event.step:,}/{event.steps:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
+        f"accuracy {event.accuracy:.1%}  lr {event.learning_rate:.2e}  gradient {event.gradient_norm:.3f}  "
+        f"{short_number(event.tokens_per_second)} tokens/s  {short_number(event.memory_bytes)}B  "
+        f"left {duration(event.eta_seconds)}"
+    )
+
+
+def evaluation_line(event: Evaluated) -> str:
+    """One line on an evaluation."""
+    best = "  (best so far)" if event.best else ""
+    return (
+        f"step {event.step:,}  {event.on} loss {event.loss:.4f}  {event.bits_per_character:.4f} bits/char  "
+        f"perplexity {event.perplexity:.2f}  accuracy {event.accuracy:.1%}{best}"
+    )
+
+
+def sample_lines(text: str, most: int = SAMPLE_LINES) -> list[str]:
+    """The first lines of a sample, made visible wherever they go: here they are part of a report, not the product."""
+    lines = [console.visible(line) for line in text.strip("\n").split("\n")]
+    return lines[:most]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 0:07, 12:30, 1:02:03; two dashes if unknown."""
+    if not 0 <= seconds < 1e8:  # nan too
+        return "--"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def short_number(value: float) -> str:
+    """Three digits and a unit: 512, 51.2k, 1.2M."""
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * factor:
+            scaled = value / factor
+            return f"{scaled:.0f}{unit}" if scaled >= 99.95 else f"{scaled:.1f}{unit}"
+    return f"{value:.0f}"

@@ -1,0 +1,113 @@
+"""`charrnn runs`: what has been trained. A damaged run is a line of the list, never the end of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click
+
+from charrnn.cli import console, options
+
+if TYPE_CHECKING:
+    from charrnn.runs.registry import RunInfo
+
+COLUMNS = ("name", "saved", "tokenizer", "model", "steps", "loss", "bits/char", "size")
+
+
+@rich_click.command()
+@options.apply(
+    [options.json_option("One JSON object a line, with everything a run says about itself."), options.checkpoints_option()]
+)
+def runs(as_json: bool, checkpoints: Path) -> None:
+    """List the runs, the one saved last first.
+
+    Off a terminal: one line a run, columns separated by tabs. A run that cannot be read is listed with the reason.
+
+    \b
+    charrnn runs
+    charrnn runs --json | jq .name
+    """
+    from charrnn.runs import registry
+
+    found = registry.listing(checkpoints)
+    with console.Output() as out:
+        if as_json:
+            for info in found:
+                out.write(json.dumps(_record(info), ensure_ascii=False) + "\n")
+        elif out.tty:
+            _table(found)
+        else:
+            for info in found:
+                out.write("\t".join(_one_line(cell) for cell in _cells(info)) + "\n")
+    usable = [info.name for info in found if not info.problem]
+    console.suggest(f"`charrnn sample {usable[0]}`" if usable else "`charrnn train FILE`")
+
+
+def _table(found: list[RunInfo]) -> None:
+    if not found:
+        console.say("There are no runs here yet.")
+        return
+    rows = [[_one_line(cell) for cell in _cells(info)] for info in found]
+    console.table(COLUMNS, rows, right=COLUMNS[4:], alarming=[bool(info.problem) for info in found])
+
+
+def _cells(info: RunInfo) -> list[str]:
+    if info.problem:
+        return [info.name, "damaged", info.problem, "", "", "", "", ""]
+    shape, scores = _mapping(info.metadata.get("model")), scores_of(info.metadata)
+    return [
+        info.name, _when(info), str(info.metadata.get("tokenizer", "")), shape_text(shape),
+        _number(info.metadata.get("step", scores.get("step"))), _figure(scores.get("loss")),
+        _figure(scores.get("bits_per_character")), size_text(info.size),
+    ]  # fmt: skip
+
+
+def _record(info: RunInfo) -> dict[str, Any]:
+    record = {"name": info.name, "path": str(info.path), "bytes": info.size}
+    return record | ({"problem": info.problem} if info.problem else dict(info.metadata))
+
+
+def scores_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a run says of how well it predicts, or nothing."""
+    return _mapping(_mapping(metadata.get("provenance")).get("scores"))
+
+
+def shape_text(shape: Mapping[str, Any]) -> str:
+    """The network in a few signs: lstm 2x512."""
+    return f"{shape.get('cell', '?')} {shape.get('layers', '?')}x{shape.get('hidden_size', '?')}"
+
+
+def size_text(size: int) -> str:
+    """Bytes for people: 3.1 MB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}" if size < 999.5 * factor else f"{size / factor:.0f} {unit}"
+    return f"{size} B"
+
+
+def _when(info: RunInfo) -> str:
+    saved = info.metadata.get("saved")
+    if isinstance(saved, bool) or not isinstance(saved, int | float) or not 0 <= saved < 1e11:
+        return ""
+    return datetime.fromtimestamp(saved).strftime("%Y-%m-%d %H:%M")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any) -> str:
+    return str(value) if isinstance(value, int) else ""
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float | int) and math.isfinite(value) else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,187 @@
+"""`charrnn train`: learn a text. Knows how to ask for a run and how to show it, nothing of how one learns."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import click
+import rich_click
+from click.core import ParameterSource
+
+from charrnn.cli import console, main, options
+from charrnn.cli.progress import Lines, Listener, duration
+from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig
+from charrnn.errors import UsageError
+from charrnn.training.events import Event, Finished, Started
+
+BOUNDS = ("minutes", "epochs", "steps")
+MACHINE = ("device", "precision", "threads", "seed")
+SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)  # the first wins
+
+
+@rich_click.command()
+@options.apply(
+    [
+        rich_click.argument("corpus", nargs=-1, metavar="CORPUS..."),
+        *options.settings(options.BoundConfig, "How long (one of them)"),
+        *options.settings(TrainingConfig, "How long (one of them)", only=("steps",)),
+        rich_click.option("--name", metavar="NAME", panel="Output", help="The name of the run (default: that of the text)."),
+        rich_click.option(
+            "--resume", is_flag=False, flag_value="", default=None, metavar="[RUN]", panel="Output",
+            help="Go on with a run that was interrupted, exactly; without RUN, the one saved last.",
+        ),
+        options.checkpoints_option("Output"),
+        options.config_option("Output"),
+        *options.settings(ModelConfig, "Model", without=("task", "vocab_size")),
+        *options.settings(TokenizerConfig, "Text"),
+        *options.settings(ReadingConfig, "Text"),
+        *options.settings(TrainingConfig, "Machine", only=MACHINE),
+        *options.settings(TrainingConfig, "Training", without=("steps", *MACHINE)),
+    ]
+)  # fmt: skip
+@click.pass_context
+def train(
+    context: click.Context, /, corpus: tuple[str, ...], name: str | None, resume: str | None, checkpoints: Path, **values: Any
+) -> None:
+    """Learn a text: train a model on CORPUS and save it as a run.
+
+    CORPUS is one or more files (.txt, .gz, .jsonl, .csv, .tsv), folders, globs, or - for stdin. No option is
+    needed: size and schedule suit themselves to the text, the machine and the time. Ctrl-C saves and leaves;
+    --resume goes on from there.
+
+    \b
+    charrnn train my.txt
+    charrnn train books/ --minutes 30 --name books
+    charrnn train --resume books --minutes 60
+    charrnn train my.txt --layers 2 --hidden-size 512 --dropout-layers 0.2 --epochs 20
+
+    Every setting can also come from the environment (CHARRNN_HIDDEN_SIZE=256) or from a file (--config).
+    """
+    _check_arguments(context, corpus, name, resume)
+    bound = _one_bound(context, values)
+    asked = options.asked(values, ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig)
+    asked.pop("steps", None)
+    with Stop() as stop, _listener() as listener:
+        if sys.stderr.isatty():
+            console.note("preparing ...")
+        events = _events(corpus, name, resume, checkpoints, asked, bound, stop)
+        started, finished = _follow(events, listener, stop)
+    _conclude(started, finished, checkpoints)
+    if finished.reason == "interrupted":
+        context.exit(main.TERMINATED if stop.terminated else main.INTERRUPTED)
+
+
+class Stop:
+    """Whether the person wants to stop. The first Ctrl-C (or SIGTERM) asks the run to save; the second leaves at once.
+
+    Until `armed`, when nothing has been learnt that could be saved, already the first leaves at once.
+    """
+
+    def __init__(self) -> None:
+        self.armed = self.wanted = self.terminated = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._signalled)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        return self.wanted
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if self.armed and not self.wanted:
+            self.wanted, self.terminated = True, number == signal.SIGTERM
+            return
+        raise main.Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _check_arguments(context: click.Context, corpus: tuple[str, ...], name: str | None, resume: str | None) -> None:
+    if not corpus and resume is None:
+        raise UsageError("there is no text to train on.", "Name one: `charrnn train my.txt`, or go on with --resume.")
+    if resume is None:
+        return
+    if name is not None:
+        raise UsageError("--name and --resume exclude each other: a resumed run keeps its name.", "Leave out --name.")
+    for parameter in context.command.params:
+        typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if typed and parameter.name not in (*BOUNDS, "resume", "corpus", "checkpoints", "config"):
+            raise UsageError(
+                f"{parameter.opts[0]} cannot be changed in a run that is resumed.", "Leave it out, or train a new run."
+            )
+
+
+def _one_bound(context: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The one bound that was set: a flag beats the environment, which beats the file; two of one kind are too many."""
+    for source in SOURCES:
+        given = [name for name in BOUNDS if values[name] and context.get_parameter_source(name) is source]
+        if len(given) > 1:
+            both = " and ".join(f"--{name}" for name in given)
+            raise UsageError(f"{both} exclude each other: give one bound.", f"Keep --{given[0]}, for example.")
+        if given:
+            return {given[0]: values[given[0]]}
+    return {}
+
+
+def _listener() -> Listener:
+    """The panel where it can be drawn, else plain lines."""
+    if not console.fancy(sys.stderr) or "utf" not in (sys.stderr.encoding or "").lower():
+        return Lines()
+    from charrnn.cli.panel import Panel
+
+    return Panel(console.rich_console(sys.stderr))
+
+
+def _events(
+    corpus: tuple[str, ...], name: str | None, resume: str | None, root: Path, asked: Mapping[str, Any],
+    bound: Mapping[str, Any], stop: Stop,
+) -> Iterator[Event]:  # fmt: skip
+    from charrnn.runs import registry
+
+    run = registry.resolve(resume or None, root) if resume is not None else None  # before torch is loaded
+    from charrnn.training import job
+    from charrnn.training.recipe import Bound
+
+    limit = Bound(**bound)
+    if run is None:
+        return job.run(corpus, asked=asked, name=name, root=root, bound=limit, started_at=main.STARTED_AT, stop=stop)
+    return job.resume(run, corpus=corpus, bound=limit, started_at=main.STARTED_AT, stop=stop)
+
+
+def _follow(events: Iterator[Event], listener: Listener, stop: Stop) -> tuple[Started, Finished]:
+    """Show every event; return the first and the last."""
+    started = finished = None
+    for event in events:
+        listener.feed(event)
+        if isinstance(event, Started):
+            started, stop.armed = event, True
+        elif isinstance(event, Finished):
+            finished = event
+    assert started is not None
+    assert finished is not None
+    return started, finished
+
+
+def _conclude(started: Started, finished: Finished, root: Path) -> None:
+    elsewhere = "" if str(root) == "checkpoints" else f" --checkpoints {console.quoted(str(root))}"
+    name = console.quoted(started.name)
+    if finished.reason == "interrupted":
+        console.say(f"interrupted at step {finished.step:,}; go on with `charrnn train --resume {name}{elsewhere}`")
+        return
+    why = " (no better for a while)" if finished.reason == "early stop" else ""
+    console.say(
+        f"done after {finished.step:,} steps{why}, {duration(finished.seconds)}: best loss {finished.best_loss:.4f}, "
+        f"{finished.best_bits_per_character:.4f} bits per character, at step {finished.best_step:,}"
+    )
+    console.say(f"saved in {console.shown_path(finished.folder)}")
+    console.say(f"the same again: {started.command}")
+    console.say(f"write with it: charrnn sample {name}{elsewhere}")

@@ -1,0 +1,131 @@
+"""A session in a file: JSON with every token id, setting and seed, and the digest of the model that wrote it.
+
+States are not saved: they are primed again from the ids, so a file is small, can be read by anything, and gives the
+same text on any machine. A file is untrusted: all of it is checked before any of it counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from charrnn import durable
+from charrnn.decoding import settings as all_settings
+from charrnn.decoding.settings import Settings
+from charrnn.decoding.tree import Node, Partner, Tree
+from charrnn.errors import DataError, UsageError
+from charrnn.text.tokenizers import Tokenizer
+
+FORMAT = "charrnn_session"  # its value in a file is the version
+VERSION = 1
+MAX_FILE_BYTES = 256 << 20
+
+
+def write(path: Path, partner: Partner, tree: Tree, settings: Settings) -> None:
+    """Put a session at `path`, all of it or nothing; raises what durable.replace raises."""
+    document = {
+        FORMAT: VERSION,
+        "model": {"name": partner.name, "digest": partner.digest},
+        "settings": asdict(settings),
+        "current": tree.current,
+        "nodes": [asdict(node) for node in tree.nodes[1:]],  # node 0, the root, holds nothing
+    }
+    durable.replace(path, json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+
+
+def is_session(path: Path) -> bool:
+    """Whether the file at `path` says that it is a session."""
+    try:
+        with open(path, "rb") as file:
+            return FORMAT.encode("ascii") in file.read(100)
+    except OSError:
+        return False
+
+
+def read(path: Path, partner: Partner) -> tuple[Tree, Settings]:
+    """The tree and settings of a file that `partner` wrote; raises DataError on any other file."""
+    document = _document(path)
+    _check_model(document.get("model"), partner, path)
+    try:
+        settings = all_settings.from_mapping(document.get("settings"))
+        return _tree(document.get("nodes"), document.get("current"), partner), settings
+    except (DataError, UsageError) as error:
+        raise _damaged(path, error.message.rstrip(".")) from error
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{str(path)!r} is not a file.", "Give /load a file that /save wrote.")
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"cannot read {str(path)!r}: {reason}.", "Give /load a file that /save wrote.") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(f"{str(path)!r} has more than {MAX_FILE_BYTES:,} bytes.", "Give /load a file that /save wrote.")
+    return _parsed(data, path)
+
+
+def _parsed(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+        json.dumps(document, ensure_ascii=False).encode("utf-8")  # finds lone surrogates
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "it is not proper JSON") from error
+    version = document.get(FORMAT) if isinstance(document, dict) else None
+    if not _whole(version) or version == 0:
+        raise _damaged(path, "it does not say that it is a session")
+    if version > VERSION:
+        raise DataError(f"{str(path)!r} is a session of version {version}; this charrnn reads {VERSION}.", "Install a newer charrnn-lm.")
+    assert isinstance(document, dict)
+    return document
+
+
+def _check_model(model: Any, partner: Partner, path: Path) -> None:
+    if not isinstance(model, Mapping) or not all(isinstance(model.get(key), str) for key in ("name", "digest")):
+        raise _damaged(path, "it does not say which model wrote it")
+    if model["digest"] != partner.digest:
+        name, digest = model["name"][:100], model["digest"][:12]
+        raise DataError(
+            f"{str(path)!r} was written with the model {name} ({digest}); this is {partner.name} ({partner.digest[:12]}).",
+            f"Leave with /bye and start `charrnn repl {name}`.",
+        )
+
+
+def _tree(rows: Any, current: Any, partner: Partner) -> Tree:
+    if not isinstance(rows, list):
+        raise DataError("it holds no list of nodes")
+    tree = Tree(partner)
+    for number, row in enumerate(rows, 1):
+        tree.add(_node(row, number, partner.tokenizer))
+    if not _whole(current) or current >= len(tree.nodes):
+        raise DataError("its place in the text does not exist")
+    tree.current = current
+    return tree
+
+
+def _node(row: Any, number: int, tokenizer: Tokenizer) -> Node:
+    if not isinstance(row, Mapping) or set(row) != {"parent", "kind", "ids", "text", "seed", "attempt"}:
+        raise DataError(f"node {number} is malformed")
+    ids, text, kind = row["ids"], row["text"], row["kind"]
+    if not all(_whole(row[name]) for name in ("parent", "seed", "attempt")) or row["parent"] >= number:
+        raise DataError(f"node {number} is malformed")
+    if kind not in ("you", "model") or not isinstance(text, str) or not isinstance(ids, list) or not ids:
+        raise DataError(f"node {number} is malformed")
+    if not all(_whole(token) and token < tokenizer.vocab_size for token in ids):
+        raise DataError(f"node {number} holds tokens the model does not have")
+    if (tokenizer.decode(ids) != text) if kind == "model" else (tokenizer.encode(text).tolist() != ids):
+        raise DataError(f"the text of node {number} does not fit its tokens")
+    return Node(row["parent"], kind, tuple(ids), text, row["seed"], row["attempt"])
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _damaged(path: Path, why: str) -> DataError:
+    return DataError(f"{str(path)!r} is damaged or not a session: {why}.", "Give /load a file that /save wrote.")

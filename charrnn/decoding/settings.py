@@ -1,0 +1,116 @@
+"""The settings of a session: what they are, how they are typed and how they are shown.
+
+Bounds and help stand in the fields; the words of a refusal come from charrnn.config. Knows nothing of sessions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from typing import Any
+
+from charrnn.config import SamplingConfig, bounds_text, check_value, setting
+from charrnn.errors import UsageError
+
+NO_STOP = "off"
+
+
+@dataclass(frozen=True)
+class Settings(SamplingConfig):
+    """Everything /set can change; how a token is chosen comes first."""
+
+    length: int = setting(200, "Tokens of one answer.", low=1, high=1_000_000)
+    seed: int = setting(1, "The same lines and seed give the same text.", low=0, high=2**63 - 1)
+    stop: tuple[str, ...] = field(default=(), metadata={"help": "An answer ends before this text (\\n is a line end; off: none)."})
+
+
+_FIELDS: dict[str, Field[Any]] = {item.name: item for item in fields(Settings)}
+NAMES = tuple(_FIELDS)
+
+
+def changed(settings: Settings, name: str, value: str) -> Settings:
+    """`settings` with one setting as typed; raises UsageError if there is none of that name or the value is wrong."""
+    item = _FIELDS[canonical(name)]
+    if item.name == "stop":
+        return replace(settings, stop=_stops(value))
+    try:
+        checked = check_value(item, _number(item, value))
+    except UsageError as error:
+        kind = "a whole number" if isinstance(item.default, int) else "a number"
+        message = error.message.replace("--" + item.name.replace("_", "-"), item.name)
+        raise UsageError(message, f"Type /set {item.name} and {kind}{bounds_text(item)}.") from error
+    return replace(settings, **{item.name: checked})
+
+
+def canonical(name: str) -> str:
+    """The name of the setting that was typed (top-k is top_k); raises UsageError with a suggestion."""
+    wanted = name.lower().replace("-", "_")
+    if wanted not in _FIELDS:
+        raise UsageError(f"There is no setting {name!r}.", did_you_mean(wanted, NAMES) or "/set alone lists them.")
+    return wanted
+
+
+def shown(settings: Settings, name: str) -> str:
+    """The value of a setting in the form in which it can be typed."""
+    value = getattr(settings, name)
+    if isinstance(value, tuple):
+        return " ".join(json.dumps(text, ensure_ascii=False) for text in value) or NO_STOP
+    return repr(value) if isinstance(value, int) else f"{value:.12g}"
+
+
+def rows(settings: Settings) -> tuple[tuple[str, str, str], ...]:
+    """Name, value and help of every setting."""
+    return tuple((name, shown(settings, name), item.metadata["help"]) for name, item in _FIELDS.items())
+
+
+def from_mapping(values: Any) -> Settings:
+    """Settings from an untrusted JSON value; raises UsageError if it does not hold every setting, in bounds."""
+    if not isinstance(values, Mapping) or set(values) != set(_FIELDS):
+        raise UsageError("its settings are not those of this version")
+    stops = values["stop"]
+    if not isinstance(stops, list) or not all(isinstance(text, str) and text for text in stops):
+        raise UsageError("its stop texts are malformed")
+    for name in _FIELDS.keys() - {"stop"}:
+        if _too_large(values[name]):
+            raise UsageError(f"its {name} is too large")
+        check_value(_FIELDS[name], values[name])
+    return Settings(**{**values, "stop": tuple(stops)})
+
+
+def did_you_mean(word: str, known: Iterable[str], sign: str = "") -> str:
+    """A question naming the known word most like `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"Did you mean {sign}{close[0]}?" if close else ""
+
+
+def _number(item: Field[Any], value: str) -> Any:
+    """`value` as the field's type, if it can be read so; else as it is, for check_value to refuse."""
+    try:
+        number = type(item.default)(value)
+    except ValueError:
+        return value
+    return value if _too_large(number) else number
+
+
+def _too_large(number: Any) -> bool:
+    return isinstance(number, int) and abs(number) >= 2**63
+
+
+def _stops(value: str) -> tuple[str, ...]:
+    """One text as it stands, with \\n and \\t for line end and tab; or several in double quotes, as JSON has them."""
+    if value == NO_STOP:
+        return ()
+    if not value.startswith('"'):
+        return (value.replace("\\n", "\n").replace("\\t", "\t"),)
+    decoder, texts, rest = json.JSONDecoder(), list[str](), value
+    while rest:
+        try:
+            text, end = decoder.raw_decode(rest)
+        except ValueError:
+            text, end = None, 0
+        if not isinstance(text, str):
+            raise UsageError(f"stop is {value}; expected texts in double quotes.", 'Type for example /set stop "\\n\\n" "END"')
+        texts, rest = [*texts, text], rest[end:].lstrip()
+    return tuple(text for text in texts if text)

@@ -1,0 +1,134 @@
+"""The text of a session as a tree of states: who said what after what, and the net's state after each.
+
+A transformer pays for every branch with a cache as long as the text; a recurrent net with a few KB, so each node may
+keep its own, and going back, asking again and branching cost nothing. Knows engines and token ids; knows nothing of
+commands, settings, files or terminals. Nodes are only ever added: taking back moves `current`, it deletes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from charrnn.decoding import generate
+from charrnn.decoding.engine import Stepper
+from charrnn.decoding.generate import Prefix
+from charrnn.text.tokenizers import Tokenizer
+
+Kind = Literal["root", "you", "model"]
+PRIME_AT_ONCE = 256  # token ids between two looks at the cancel flag, about 30 ms
+
+
+@dataclass(frozen=True)
+class Partner:
+    """The model that writes with you: how to step it, its units of text, and what /show tells of it (`card`).
+
+    `start` are the ids every text begins after; `digest` tells models apart in saved files.
+    """
+
+    engine: Stepper
+    tokenizer: Tokenizer
+    start: tuple[int, ...]
+    name: str
+    digest: str
+    card: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """A piece of text that one side added to the text of node `parent` (the root's parent is -1).
+
+    `ids` are exactly the tokens of `text`: decode(ids) == text for the model's, encode(text) == ids for yours, which
+    may hold characters the model does not know. A model's node was drawn with `seed` and `attempt`.
+    """
+
+    parent: int
+    kind: Kind
+    ids: tuple[int, ...]
+    text: str
+    seed: int = 0
+    attempt: int = 0
+
+
+class Tree:
+    """All nodes (parents before children; node 0 is the root) and the one the text ends in now, `current`."""
+
+    def __init__(self, partner: Partner) -> None:
+        self.nodes = [Node(-1, "root", (), "")]
+        self.current = 0
+        self._partner = partner
+        self._children: list[list[int]] = [[]]
+        self._prefixes: dict[int, Prefix] = {}
+
+    def add(self, node: Node, after: Prefix | None = None) -> int:
+        """Add a node, make it current, return its index; `after` is the state after it, if that is known already."""
+        assert 0 <= node.parent < len(self.nodes)
+        index = len(self.nodes)
+        self.nodes.append(node)
+        self._children.append([])
+        self._children[node.parent].append(index)
+        if after is not None:
+            self._prefixes[index] = after
+        self.current = index
+        return index
+
+    def path(self, index: int | None = None) -> list[int]:
+        """The nodes from the root to `index` (the current one if None), both included."""
+        return list(self._upwards(self.current if index is None else index))[::-1]
+
+    def text(self) -> str:
+        """Everything said from the root to the current node."""
+        return "".join(self.nodes[index].text for index in self.path())
+
+    def tail(self, count: int) -> str:
+        """The last `count` characters of the text, without reading more of it than that takes."""
+        pieces: list[str] = []
+        for index in self._upwards(self.current):
+            pieces.append(self.nodes[index].text[-count:])
+            if sum(map(len, pieces)) >= count:
+                break
+        return "".join(reversed(pieces))[-count:]
+
+    def recent(self, index: int, count: int) -> tuple[int, ...]:
+        """The last `count` token ids before whatever follows node `index`."""
+        ids: tuple[int, ...] = ()
+        for above in self._upwards(index):
+            if len(ids) >= count:
+                break
+            ids = self.nodes[above].ids[-count:] + ids
+        return ids[-count:]
+
+    def next_attempt(self, parent: int) -> int:
+        """The attempt that differs from every answer that `parent` has had so far."""
+        answers = (self.nodes[child] for child in self._children[parent])
+        return max((node.attempt + 1 for node in answers if node.kind == "model"), default=0)
+
+    def prefix(self, index: int, cancelled: Callable[[], bool] = lambda: False) -> Prefix | None:
+        """The state after node `index`, primed from the nearest known one above it; None if cancelled on the way."""
+        known, missing = self._nearest(index)
+        for begin in range(0, len(missing), PRIME_AT_ONCE):
+            if cancelled():
+                return None
+            known = generate.prime(self._partner.engine, missing[begin : begin + PRIME_AT_ONCE], known)
+        assert known is not None, "a model has start ids"
+        self._prefixes[index] = known
+        return known
+
+    def _nearest(self, index: int) -> tuple[Prefix | None, list[int]]:
+        """The nearest state known at or above node `index`, and the ids from there to its end."""
+        pieces: list[tuple[int, ...]] = []
+        for above in self._upwards(index):
+            if above in self._prefixes:
+                return self._prefixes[above], _joined(pieces)
+            pieces.append(self.nodes[above].ids if above else self._partner.start)
+        return None, _joined(pieces)
+
+    def _upwards(self, index: int) -> Iterator[int]:
+        while index >= 0:
+            yield index
+            index = self.nodes[index].parent
+
+
+def _joined(pieces: list[tuple[int, ...]]) -> list[int]:
+    return [token for piece in reversed(pieces) for token in piece]

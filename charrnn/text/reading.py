@@ -1,0 +1,237 @@
+"""From a source's bytes to text, piece by piece, in memory that does not grow with the file.
+
+The chain is: blocks of bytes (a .gz unpacked), decoded text (a byte order mark wins over --encoding), newlines made
+one, and for .jsonl, .csv and .tsv the rows taken apart. Every fault of a file is a CorpusError that names it.
+
+Rows: .jsonl is one JSON object a line. .csv is quoted as Python's csv module has it; .tsv knows no quotes. Their first
+row is a header if --column is a name that stands in it, or, with nothing asked for, if "text" does; with a number, or
+with one column without a header, every row counts. Each row is a document; so is each plain file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, cast
+
+from charrnn.config import ReadingConfig
+from charrnn.errors import CorpusError, UsageError
+from charrnn.text.encodings import check_encoding, guess
+from charrnn.text.sources import BLOCK, Readable, Source, unreadable
+from charrnn.text.tokenizers import well_formed
+
+MAX_ROW = 64 << 20  # characters
+GUESSED_FROM = 4 << 20  # bytes
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def pieces(source: Source, reading: ReadingConfig, block: int = BLOCK) -> Iterator[tuple[int, str]]:
+    """The text of `source` as (row, piece of text), rows rising, pieces never empty; a plain file has one row.
+
+    `block` is how many bytes are read at once; it has no influence on the text. Raises CorpusError for every fault of
+    the file and UsageError for an impossible encoding or column.
+    """
+    check_encoding(reading.encoding)
+    text = _decoded(source, reading, block)
+    if reading.newline == "lf":
+        text = _unified(text)
+    if source.format == "text":
+        yield from ((0, piece) for piece in text if piece)
+        return
+    rows = _json_rows(source, reading, _lines(source, text)) if source.format == "jsonl" else _table(source, reading, text)
+    for line, row in rows:
+        unified = _one_newline(row) if reading.newline == "lf" else row
+        checked = _checked(unified, reading, f"{source.name!r}, line {line:,}")
+        if checked:
+            yield line, checked
+
+
+def _blocks(source: Source, reading: ReadingConfig, size: int) -> Iterator[bytes]:
+    total = 0
+    try:
+        with source.open() as file:
+            stream: Readable = gzip.GzipFile(fileobj=cast(IO[bytes], file), mode="rb") if source.packed else file
+            while block := stream.read(size):
+                total += len(block)
+                if source.packed and total > reading.max_unpacked:
+                    limit = f"more than {reading.max_unpacked:,} bytes"
+                    raise CorpusError(f"{source.name!r} unpacks to {limit}.", "If that is meant, raise --max-unpacked.")
+                yield block
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        reason = "it ends too early" if isinstance(error, EOFError) else str(error)
+        hint = "Fetch it again, or unpack it yourself."
+        raise CorpusError(f"{source.name!r} is no proper .gz file: {reason}.", hint) from error
+    except OSError as error:
+        raise unreadable(source.name, error) from error
+
+
+def _decoded(source: Source, reading: ReadingConfig, size: int) -> Iterator[str]:
+    blocks = _blocks(source, reading, size)
+    head = b""
+    for block in blocks:  # as a rule the first one is enough
+        head += block
+        if len(head) >= 4:
+            break
+    mark, encoding = next(((mark, name) for mark, name in MARKS if head.startswith(mark)), (b"", reading.encoding))
+    decoder, fed = codecs.getincrementaldecoder(encoding)(reading.errors), len(mark)
+    for data, final in _with_end(head[len(mark) :], blocks):
+        fed += len(data)
+        try:
+            text = decoder.decode(data, final)
+        except UnicodeDecodeError as error:
+            raise _undecodable(source, reading, encoding, error, fed - len(error.object) + error.start) from error
+        except UnicodeError as error:
+            raise CorpusError(f"{source.name!r} is not {encoding}: {error}.", "Name another --encoding.") from error
+        yield _checked(text, reading, f"{source.name!r}")
+
+
+def _with_end(first: bytes, rest: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    yield first, False
+    yield from ((block, False) for block in rest)
+    yield b"", True
+
+
+def _undecodable(
+    source: Source, reading: ReadingConfig, encoding: str, error: UnicodeDecodeError, offset: int
+) -> CorpusError:
+    shown = error.object[error.start : max(error.end, error.start + 1)][:4].hex(" ")
+    start, whole = b"", True
+    for block in _blocks(source, reading, BLOCK):
+        start += block
+        if len(start) >= GUESSED_FROM:
+            whole = False
+            break
+    other = guess(start, whole, encoding)
+    hint = f"It decodes as {other}: try --encoding {other}." if other else "Name its --encoding, or use --errors replace."
+    return CorpusError(f"{source.name!r} is not {encoding}: the bytes {shown} at offset {offset:,} do not decode.", hint)
+
+
+def _checked(text: str, reading: ReadingConfig, where: str) -> str:
+    """`text`, its lone surrogates replaced or refused (.jsonl may hold them, and UTF-7)."""
+    clean = well_formed(text)
+    if clean is not text and reading.errors == "strict":
+        raise CorpusError(f"{where} holds half a surrogate pair, which is no character.", "Mend it, or use --errors replace.")
+    return clean
+
+
+def _unified(text: Iterable[str]) -> Iterator[str]:
+    """CRLF and CR become LF; a CR at the end of a piece waits for the next one."""
+    held = ""
+    for piece in text:
+        joined = held + piece
+        held = "\r" if joined.endswith("\r") else ""
+        yield _one_newline(joined[: len(joined) - len(held)])
+    if held:
+        yield "\n"
+
+
+def _one_newline(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _lines(source: Source, text: Iterable[str]) -> Iterator[str]:
+    """Lines with their LF, and nothing else taken for a line end; bounded in length."""
+    held: list[str] = []
+    size = 0
+    for piece in text:
+        *complete, rest = piece.split("\n")
+        for line in complete:
+            held.append(line + "\n")
+            yield "".join(held)
+            held, size = [], 0
+        held.append(rest)
+        size += len(rest)
+        if size > MAX_ROW:
+            found = f"a row of {source.name!r} has more than {MAX_ROW:,} characters"
+            raise CorpusError(f"{found}.", "If it holds no rows, call it .txt.")
+    if size:
+        yield "".join(held)
+
+
+def _json_rows(source: Source, reading: ReadingConfig, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{source.name!r}, line {number:,}"
+        try:
+            row: Any = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "a value too large"
+            raise CorpusError(f"{where} is not JSON: {reason}.", "Mend that line, or take it out.") from error
+        if not isinstance(row, dict) or not isinstance(row.get(reading.field), str):
+            raise CorpusError(f"{where} has no text in a field {reading.field!r}; {_what(row)}.", "Name the field with --field.")
+        yield number, row[reading.field]
+
+
+def _what(row: Any) -> str:
+    if not isinstance(row, dict):
+        return "it is no JSON object"
+    names = ", ".join(repr(name[:40]) for name in list(row)[:8])
+    return f"its fields are {names}" if names else "it has no fields"
+
+
+def _table(source: Source, reading: ReadingConfig, text: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The cells of one column, with the line each row ends on."""
+    rows = _csv_rows(source, text)
+    first = next(rows, None)
+    if first is None:
+        return
+    column, header = _column(source, reading, first[1])
+    if not header:
+        yield first[0], _cell(source, first, column)
+    for row in rows:
+        yield row[0], _cell(source, row, column)
+
+
+def _csv_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(MAX_ROW)  # the module's own, 131,072, is less than a chapter; it can only be set for all
+    lines = _lines(source, text)
+    if source.format == "csv":
+        reader = csv.reader(lines, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            where = f"{source.name!r}, line {reader.line_num:,}"
+            raise CorpusError(f"{where} is no proper .{source.format}: {error}.", "Mend that line, or take it out.") from error
+        if row is None:
+            return
+        if row:
+            yield reader.line_num, row
+
+
+def _column(source: Source, reading: ReadingConfig, first: list[str]) -> tuple[int, bool]:
+    """Which column holds the text, from 0, and whether the first row is a header."""
+    asked = reading.column
+    if asked.isascii() and asked.isdigit() and len(asked) < 10:
+        if int(asked) < 1:
+            raise UsageError(f"--column is {asked}; columns are counted from 1.", "Give --column 1 for the first one.")
+        return int(asked) - 1, False
+    for column, name in enumerate(first):
+        if name.strip() == asked or (not asked and name.strip().lower() == "text"):
+            return column, True
+    if not asked and len(first) == 1:
+        return 0, False
+    wanted = f"no column {asked!r}" if asked else f"{len(first)} columns"
+    names = ", ".join(repr(name[:40]) for name in first[:8])
+    raise CorpusError(f"{source.name!r} has {wanted}; its first row is {names}.", "Name one with --column, by name or number.")
+
+
+def _cell(source: Source, row: tuple[int, list[str]], column: int) -> str:
+    line, cells = row
+    if column >= len(cells):
+        found = f"has {len(cells)} columns; expected at least {column + 1}"
+        raise CorpusError(f"{source.name!r}, line {line:,} {found}.", "Mend that line, or name another --column.")
+    return cells[column]
