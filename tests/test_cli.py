@@ -328,7 +328,7 @@ def test_eval_agrees_with_score(run: Run) -> None:
     assert report["characters"] == len(text)
     held = json.loads(run("eval", "verse", "verse.txt", "--json", "--split", "val").out)
     assert held["characters"] == len(text) - int(0.9 * len(text))
-    plain = run("eval", "verse", "verse.txt").out
+    plain = run("eval", "verse", "verse.txt", "--threads", "1").out
     assert f"bits per character  {report['bits_per_character']:.4f}\n" in plain
     assert run("eval", "verse", "none.txt").code == 65
 
@@ -350,7 +350,9 @@ def test_runs_off_a_terminal_are_lines_of_cells(run: Run) -> None:
 def test_a_damaged_run_is_listed_as_damaged(run: Run) -> None:
     folder = Path("checkpoints/broken")
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes(Path("checkpoints/verse/model.safetensors").read_bytes()[:-1] + b"\x00")
+    data = bytearray(Path("checkpoints/verse/model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
     lines = run("runs").out.splitlines()
     assert [line.split("\t")[:2] for line in lines if line.startswith("broken")] == [["broken", "damaged"]]
     assert len(lines) == 2
@@ -411,8 +413,8 @@ def test_train_refuses_a_missing_or_malformed_text(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_saves_and_resume_goes_on(number: int, code: int, trained: Path) -> None:
-    command = [sys.executable, "-m", "charrnn", "train", "verse.txt", "--name", "long", "--steps", "100000", *TINY]
+def test_the_first_signal_saves_and_resume_goes_on(number: int, code: int, trained: Path, run: Run) -> None:
+    command = [sys.executable, "-m", "charrnn", "train", "verse.txt", "--name", "long", "--steps", "1000", *TINY]
     with subprocess.Popen(command, cwd=trained, env=environment(), stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         seen = []
@@ -424,12 +426,12 @@ def test_the_first_signal_saves_and_resume_goes_on(number: int, code: int, train
         rest = running.stderr.read()
     assert running.returncode == code
     assert "go on with `charrnn train --resume long`" in rest
-    made = re.search(r"interrupted at step ([\d,]+)", rest)
+    made = re.search(r"interrupted at step (\d+)", rest)
     assert made is not None
-    steps = int(made[1].replace(",", ""))
-    if number == signal.SIGINT:
-        done = process("train", "--resume", "long", cwd=trained, env={"CHARRNN_NOTHING": ""}) if steps >= 100_000 else None
-        assert done is None  # a hundred thousand steps cannot have been made: the signal was obeyed
+    resumed = run("train", "--resume", "long")
+    assert resumed.code == 0
+    assert f"training 'long' from step {made[1]} to step 1,000" in resumed.err
+    assert "done after 1,000 steps" in resumed.err
 
 
 def test_resume_without_a_name_takes_the_run_saved_last(run: Run) -> None:

@@ -83,7 +83,7 @@ def top_p(logits: Logits, p: float) -> Logits:
     total = weights.sum()
     # Tokens each below (1 - p) / V cannot make up 1 - p together, so the nucleus is found without sorting them.
     candidates = np.flatnonzero(weights >= (1.0 - p) * total / len(weights))
-    ranked = candidates[np.argsort(-weights[candidates], kind="stable")]
+    ranked = candidates[np.argsort(-logits[candidates], kind="stable")]
     size = int(np.cumsum(weights[ranked]).searchsorted(p * total)) + 1
     keep = np.zeros(len(logits), bool)
     keep[ranked[:size]] = True

@@ -20,6 +20,7 @@ SIZES = (128, 192, 256, 384, 512, 768, 1024)
 TOKENS_PER_PARAMETER = 6.0  # a larger network must be fed this many tokens for each of its weights to pay
 PARAMETERS_PER_TOKEN = 3.0  # and may hold at most this many weights for each token of the text
 EVALUATIONS = 15
+LEAST_EVERY = 20  # steps between evaluations, however short the run
 FORWARD_SHARE = 0.35  # of a step's time that the same tokens take in an evaluation
 SMALLEST_WINDOW = 4
 
@@ -94,7 +95,7 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     training = replace(training, learning_rate=asked.get("learning_rate", _learning_rate(model)))
     training = replace(training, steps=budget.steps(model))
     training = _regularised(asked, facts, model, training)
-    training = replace(training, eval_every=asked.get("eval_every", 0) or max(1, training.steps // EVALUATIONS))
+    training = replace(training, eval_every=asked.get("eval_every", 0) or max(LEAST_EVERY, training.steps // EVALUATIONS))
     return Plan(check(model), check(training), tuple(notes))
 
 

@@ -1,0 +1,215 @@
+"""Whole training runs, small ones: exact resume from a file, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charrnn.errors import CheckpointError, CorpusError, LockedError, UsageError
+from charrnn.runs import checkpoint
+from charrnn.runs import model as runs
+from charrnn.text import tokenizers
+from charrnn.training import job
+from charrnn.training.events import Evaluated, Event, Finished, Saved, Started, Step
+from charrnn.training.recipe import Bound
+
+SMALL = {"hidden_size": 24, "embedding_size": 8, "window": 12, "batch_size": 4, "threads": 1, "eval_every": 10}
+DROPOUT = {"dropout_output": 0.2, "dropout_embedding": 0.1, "reset": 0.1}
+CLOCK = {"seconds", "tokens_per_second", "eta_seconds", "memory_bytes"}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    words = "rain river lamp harbour bread moon and the of a slow bright over under".split()
+    choose = random.Random(3)
+    lines = [" ".join(choose.choices(words, k=6)).capitalize() + "." for _ in range(200)]
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join(lines) + "\nna\u00efve \u65e5\u672c\n", encoding="utf-8")
+    return path
+
+
+def train(text: Path, steps: int = 40, stop: Callable[[], bool] = lambda: False, **asked: Any) -> Iterator[Event]:
+    root = asked.pop("root", text.parent / "checkpoints")
+    name = asked.pop("name", None)
+    settings = {**SMALL, **asked}
+    return job.run([str(text)], asked=settings, name=name, root=root, bound=Bound(steps=steps), stop=stop)
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """A `stop` that says yes once it has been asked `steps` times: the loop asks once a step."""
+    calls = iter(range(1, 10**9))
+    return lambda: next(calls) >= steps
+
+
+def finished(events: Iterator[Event]) -> Finished:
+    last = list(events)[-1]
+    assert isinstance(last, Finished)
+    return last
+
+
+def digest(folder: Path) -> str:
+    return checkpoint.tensor_digest(checkpoint.read(folder / runs.LAST_FILE).tensors)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in CLOCK} for line in lines]
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "subword"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_resumed_equals_uninterrupted(text: Path, tokenizer: str, cell: str) -> None:
+    asked = {"tokenizer": tokenizer, "cell": cell, "vocab_size": 300 if tokenizer == "subword" else 0, **DROPOUT}
+    straight = finished(train(text, name="straight", **asked))
+    interrupted = finished(train(text, name="halved", stop=after(17), **asked))
+    assert (interrupted.reason, interrupted.step) == ("interrupted", 17)
+    assert digest(interrupted.folder) != digest(straight.folder)
+    again = finished(job.resume(interrupted.folder, stop=after(6)))
+    assert (again.reason, again.step) == ("interrupted", 23)
+    resumed = finished(job.resume(interrupted.folder))
+    assert (resumed.reason, resumed.step) == ("done", 40)
+    assert digest(resumed.folder) == digest(straight.folder)
+    assert runs.load(resumed.folder).digest == runs.load(straight.folder).digest
+    assert metrics(resumed.folder) == metrics(straight.folder)
+    assert (resumed.best_loss, resumed.best_step) == (straight.best_loss, straight.best_step)
+
+
+def test_a_step_run_twice_is_the_same_run(text: Path) -> None:
+    one, two = finished(train(text, **DROPOUT)), finished(train(text, **DROPOUT))
+    assert (one.folder.name, two.folder.name) == ("words", "words-2")
+    assert digest(one.folder) == digest(two.folder)
+
+
+def test_events_come_in_order_and_tell_what_happened(text: Path) -> None:
+    events = list(train(text))
+    started, last = events[0], events[-1]
+    assert isinstance(started, Started)
+    assert isinstance(last, Finished)
+    assert (started.name, started.steps, started.step) == ("words", 40, 0)
+    assert f"--steps {started.steps}" in started.command
+    scores = [event for event in events if isinstance(event, Evaluated)]
+    assert [score.step for score in scores] == [10, 20, 30, 40]
+    assert scores[-1].loss < scores[0].loss
+    assert last.best_loss == min(score.loss for score in scores)
+    assert all(event.path.exists() for event in events if isinstance(event, Saved))
+    steps = [event for event in events if isinstance(event, Step)]
+    assert steps[-1].step == 40
+    assert steps[-1].loss < steps[0].loss
+    assert sorted(path.name for path in last.folder.iterdir() if path.name != "lock") == [
+        "last.safetensors", "metrics.jsonl", "model.safetensors",
+    ]  # fmt: skip
+
+
+def test_the_model_file_holds_the_best_averaged_weights(text: Path) -> None:
+    done = finished(train(text))
+    model = runs.load(done.folder)
+    assert model.provenance["scores"]["loss"] == done.best_loss
+    assert model.provenance["scores"]["step"] == done.best_step
+    average = {key: value for key, value in checkpoint.read(done.folder / runs.LAST_FILE).tensors.items() if "average/" in key}
+    assert done.best_step == 40  # so the averaged weights of the last save are the best ones
+    for key, value in average.items():
+        assert (model.weights[key.removeprefix("average/")] == value).all()
+
+
+def test_early_stopping_keeps_the_best(text: Path) -> None:
+    done = finished(train(text, steps=400, patience=2, eval_every=5, learning_rate=5.0, clip=0.0, ema=0.0, schedule="constant"))
+    assert done.reason == "early stop"
+    assert done.step == done.best_step + 10
+    assert runs.load(done.folder).provenance["scores"]["loss"] == done.best_loss
+
+
+def test_without_validation_the_best_is_by_training_loss(text: Path) -> None:
+    events = list(train(text, val_fraction=0.0))
+    assert {event.on for event in events if isinstance(event, Evaluated)} == {"training"}
+    assert runs.load(finished(iter(events)).folder).provenance["split"]["val_characters"] == 0
+
+
+@pytest.mark.parametrize(("content", "asked"), [("ab", {}), ("abcdefghij" * 3, {"window": 50}), ("abcdefgh", {})])
+def test_a_text_too_small_says_what_to_do(tmp_path: Path, content: str, asked: dict[str, Any]) -> None:
+    path = tmp_path / "small.txt"
+    path.write_text(content)
+    settings = {**SMALL, **asked} if asked else {key: value for key, value in SMALL.items() if key != "window"}
+    with pytest.raises(CorpusError) as error:
+        list(job.run([str(path)], asked=settings, root=tmp_path / "checkpoints", bound=Bound(steps=3)))
+    assert "--val-fraction 0" in error.value.hint
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_tiny_text_trains_when_it_can(tmp_path: Path) -> None:
+    path = tmp_path / "alphabet.txt"
+    path.write_text("abcdefghijklmnopqrstuvwxyz")
+    asked = {"hidden_size": 8, "threads": 1, "val_fraction": 0.0}
+    done = finished(job.run([str(path)], asked=asked, root=tmp_path / "c", bound=Bound(steps=3)))
+    assert runs.load(done.folder).tokenizer.vocab_size == 30
+
+
+def test_documents_are_joined_and_texts_start_after_an_end(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(f"the {name} document goes on for a while\n" * 20)
+    events = job.run([str(tmp_path)], asked=SMALL, root=tmp_path / "checkpoints", bound=Bound(steps=3))
+    model = runs.load(finished(events).folder)
+    assert model.start == (tokenizers.EOS,)
+    assert model.provenance["corpus"]["names"] == ["a.txt", "b.txt"]
+
+
+def test_resume_refuses_a_changed_text_and_takes_the_old_one_from_elsewhere(text: Path) -> None:
+    folder = finished(train(text, stop=after(5))).folder
+    moved = text.rename(text.with_name("moved.txt"))
+    with pytest.raises(CorpusError, match=r"words\.txt"):
+        list(job.resume(folder))
+    text.write_text(moved.read_text() + "more")
+    with pytest.raises(CorpusError, match="changed"):
+        list(job.resume(folder))
+    assert finished(job.resume(folder, corpus=[str(moved)])).reason == "done"
+
+
+def test_a_finished_run_goes_on_only_with_a_longer_bound(text: Path) -> None:
+    folder = finished(train(text, steps=20)).folder
+    with pytest.raises(UsageError, match="all of its 20 steps"):
+        list(job.resume(folder))
+    with pytest.raises(UsageError, match="shorter"):
+        list(job.resume(folder, bound=Bound(steps=10)))
+    assert finished(job.resume(folder, bound=Bound(steps=30))).step == 30
+
+
+def test_a_run_has_one_trainer(text: Path) -> None:
+    first = train(text, stop=after(5))
+    started = next(first)
+    assert isinstance(started, Started)
+    list(first)
+    going = job.resume(started.folder)
+    next(going)
+    with pytest.raises(LockedError, match="process"):
+        next(job.resume(started.folder))
+    assert finished(going).reason == "done"
+
+
+def test_a_run_that_never_saved_leaves_nothing(text: Path) -> None:
+    events = train(text)
+    started = next(events)
+    assert isinstance(started, Started)
+    assert started.folder.is_dir()
+    events.close()  # type: ignore[attr-defined]
+    assert not started.folder.exists()
+
+
+def test_a_damaged_last_save_leaves_the_model_usable(text: Path) -> None:
+    folder = finished(train(text)).folder
+    data = bytearray((folder / runs.LAST_FILE).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / runs.LAST_FILE).write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors"):
+        list(job.resume(folder))
+    runs.load(folder)
+
+
+@pytest.mark.parametrize("asked", [{"hiden_size": 3}, {"dropout_output": 1.0}, {"learning_rate": float("nan")}, {"cell": "x"}])
+def test_wrong_settings_are_refused_before_anything_is_made(text: Path, asked: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        list(train(text, **asked))
+    assert not (text.parent / "checkpoints").exists()
