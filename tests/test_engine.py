@@ -160,9 +160,7 @@ def test_a_table_beyond_its_bound_changes_nothing(cell: str) -> None:
     found, _ = steps(small, ids, small.begin())
     assert found.tobytes() == expected.tobytes()
     batch = ids[:9]
-    np.testing.assert_allclose(
-        small.step(batch, small.begin(9))[0], whole.step(batch, whole.begin(9))[0], rtol=0, atol=1e-5
-    )
+    np.testing.assert_allclose(small.step(batch, small.begin(9))[0], whole.step(batch, whole.begin(9))[0], rtol=0, atol=1e-5)
 
 
 def test_half_precision_weights_are_computed_with_in_single() -> None:

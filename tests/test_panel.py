@@ -126,7 +126,7 @@ def test_it_is_drawn_at_most_eight_times_a_second() -> None:
     assert "2,000" in console.file.getvalue()  # type: ignore[attr-defined]  # the last state is drawn at the end
 
 
-@given(st.lists(st.floats(0, 20), max_size=300), st.integers(0, 200))
+@given(st.lists(st.floats(0, 20, allow_subnormal=False), max_size=300), st.integers(0, 200))
 def test_a_sparkline_fits_and_keeps_order(values: list[float], width: int) -> None:
     line = sparkline(values, width)
     assert len(line) == min(width, len(values))

@@ -69,20 +69,18 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
 def charrnn(context: click.Context) -> None:
     """Train a small recurrent language model on your own text, and write with it.
 
-    \b
-    charrnn train my.txt          learn a text (--minutes 5 for better results)
-    charrnn sample                write with the newest run
-    charrnn repl                  write together with it
-
     RUN is the name of a run, its folder or a .safetensors file; without one, the run saved last is taken.
     The product of a command goes to stdout, everything else to stderr.
 
+        charrnn train my.txt     learn a text (--minutes 5 for better results)
+        charrnn sample           write with the run saved last
+        charrnn repl             write together with it
+
     Tab completion: put one of these into your shell's start-up file:
 
-    \b
-    bash    eval "$(_CHARRNN_COMPLETE=bash_source charrnn)"
-    zsh     eval "$(_CHARRNN_COMPLETE=zsh_source charrnn)"
-    fish    _CHARRNN_COMPLETE=fish_source charrnn | source
+        bash    eval "$(_CHARRNN_COMPLETE=bash_source charrnn)"
+        zsh     eval "$(_CHARRNN_COMPLETE=zsh_source charrnn)"
+        fish    _CHARRNN_COMPLETE=fish_source charrnn | source
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

@@ -41,9 +41,8 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
 
     The state is carried from the first token to the last. The figures of a subword model are upper bounds.
 
-    \b
-    charrnn eval poems corpora/poems.txt --split val
-    charrnn eval poems other.txt --json
+        charrnn eval poems corpora/poems.txt --split val
+        charrnn eval poems other.txt --json
     """
     from charrnn.runs import model as models
     from charrnn.runs import registry

@@ -25,9 +25,10 @@ WIDTH = 100
 def inspect(run: str, as_json: bool, checkpoints: Path) -> None:
     """Show what a run is: its network, tokenizer, scores, where it came from, and its tensors.
 
-    \b
-    charrnn inspect poems
-    charrnn inspect downloaded.safetensors --json
+    RUN may be a file that somebody sent you: what it says is checked, and nothing in it is ever executed.
+
+        charrnn inspect poems
+        charrnn inspect downloaded.safetensors --json
     """
     from charrnn.runs import model as models
     from charrnn.runs import registry

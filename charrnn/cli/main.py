@@ -43,8 +43,8 @@ def run(arguments: Sequence[str]) -> int:
         code = INTERRUPTED if isinstance(signalled, KeyboardInterrupt) else TERMINATED
     except BrokenPipeError:
         code = BROKEN_PIPE
-    except OSError as error:  # a full disk behind stdout shows only when the last bytes are flushed
-        code = _tell(f"cannot write the output: {error.strerror}", "", 74)
+    except OSError as error:
+        code = _system_error(error)
     _drop_unwritten()
     return code
 
@@ -80,6 +80,13 @@ def _invoke(arguments: list[str]) -> int:
     with charrnn.make_context("charrnn", arguments) as context:
         charrnn.invoke(context)
     return 0
+
+
+def _system_error(error: OSError) -> int:
+    """What the system refused; without a file name it was stdout: a full disk shows only when bytes are flushed."""
+    if error.filename is None:
+        return _tell(f"cannot write the output: {error.strerror}", "Free some space and try again.", 74)
+    return _tell(f"cannot use {os.fsdecode(error.filename)!r}: {error.strerror}", "Check the path and its permissions.", 1)
 
 
 def _usage_hint(error: Exception) -> str:

@@ -23,7 +23,8 @@ from charrnn.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
-NEVER_IN_A_FILE = {"config", "help", "resume", "json", "output"}
+NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output", "stops"}
+OTHER_OPTIONS = {"length", "prompt", "name", "checkpoints"}  # of some commands; a file may hold them for all
 
 
 @dataclass(frozen=True)
@@ -242,4 +243,4 @@ def _every_setting() -> set[str]:
         config.ReadingConfig, config.TokenizerConfig, config.ModelConfig, config.TrainingConfig, config.SamplingConfig,
         BoundConfig, DrawConfig,
     )  # fmt: skip
-    return {item.name for kind in kinds for item in fields(kind)}
+    return OTHER_OPTIONS | {item.name for kind in kinds for item in fields(kind)}

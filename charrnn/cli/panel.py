@@ -160,7 +160,7 @@ class Panel:
 
     def _values(self) -> list[Figure]:
         step, evaluated = self._step, self._evaluated
-        where = evaluated.on if evaluated is not None else "validation"
+        where = "averaged" if evaluated is not None and evaluated.on == "training" else "validation"
         star = " *" if evaluated is not None and evaluated.best else ""
         return [
             ("train loss", f"{step.loss:.4f}" if step else "--"),

@@ -28,9 +28,8 @@ def runs(as_json: bool, checkpoints: Path) -> None:
 
     Off a terminal: one line a run, columns separated by tabs. A run that cannot be read is listed with the reason.
 
-    \b
-    charrnn runs
-    charrnn runs --json | jq .name
+        charrnn runs
+        charrnn runs --json | jq .name
     """
     from charrnn.runs import registry
 

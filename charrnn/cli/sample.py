@@ -71,12 +71,11 @@ def sample(
     The prompt is printed first, as the beginning of the text. Texts of --num are separated by a line of ---.
     The same seed gives the same text.
 
-    \b
-    charrnn sample                                 500 characters from the newest run
-    charrnn sample poems --temp 0.6 --seed 7
-    charrnn sample --prompt "Shall I" --stop ";"   up to the first semicolon
-    charrnn sample --length inf                    until Ctrl-C
-    charrnn sample --num 20 --json -o texts.jsonl
+        charrnn sample                                 500 characters from the newest run
+        charrnn sample poems --temp 0.6 --seed 7
+        charrnn sample --prompt "Shall I" --stop ";"   up to the first semicolon
+        charrnn sample --length inf                    until Ctrl-C
+        charrnn sample --num 20 --json -o texts.jsonl
     """
     plan = _plan(length, prompt, stops, as_json or output not in (None, "-"), values)
     from charrnn.runs import model as models
@@ -111,7 +110,7 @@ def _tell_unknown(model: Model, prompt: str) -> None:
     unknown = model.tokenizer.unknown(prompt)
     if not unknown:
         return
-    named = ", ".join(f"'{character}' (U+{ord(character):04X})" for character in unknown[:8])
+    named = ", ".join(f"'{console.visible(character)}' (U+{ord(character):04X})" for character in unknown[:8])
     more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
     console.note(f"the model has never seen {named}{more}: read as <unk>")
 

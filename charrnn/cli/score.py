@@ -46,10 +46,9 @@ def score(run: str, text: str, as_json: bool, checkpoints: Path) -> None:
     the beginning of a text. Characters that the model does not know are counted, and charged what it costs to name
     one of all the characters it does not know.
 
-    \b
-    charrnn score poems "Shall I compare thee"
-    charrnn score poems letter.txt
-    charrnn score poems letter.txt --json | jq .bits_per_character
+        charrnn score poems "Shall I compare thee"
+        charrnn score poems letter.txt
+        charrnn score poems letter.txt --json | jq .bits_per_character
     """
     from charrnn.runs import model as models
     from charrnn.runs import registry

@@ -54,11 +54,10 @@ def train(
     needed: size and schedule suit themselves to the text, the machine and the time. Ctrl-C saves and leaves;
     --resume goes on from there.
 
-    \b
-    charrnn train my.txt
-    charrnn train books/ --minutes 30 --name books
-    charrnn train --resume books --minutes 60
-    charrnn train my.txt --layers 2 --hidden-size 512 --dropout-layers 0.2 --epochs 20
+        charrnn train my.txt
+        charrnn train books/ --minutes 30 --name books
+        charrnn train --resume books --minutes 60
+        charrnn train my.txt --layers 2 --hidden-size 512 --dropout-layers 0.2 --epochs 20
 
     Every setting can also come from the environment (CHARRNN_HIDDEN_SIZE=256) or from a file (--config).
     """

@@ -68,7 +68,8 @@ class Engine:
     def __init__(self, config: ModelConfig, weights: Mapping[str, NDArray[Any]], *, table_bytes: int = TABLE_BYTES) -> None:
         """Fold `weights`, named and shaped by `config.weight_shapes`, float32 or float16, which must not change later.
 
-        Rows of the first layer's table that would take more than `table_bytes` are not all kept at once. Raises CheckpointError if they are not what `config` says.
+        Folded rows of the first layer take at most about `table_bytes`. Raises CheckpointError if the weights are not
+        what `config` says.
         """
         named = _checked(config, weights)
         self.config = config

@@ -7,15 +7,16 @@ same text on any machine. A file is untrusted: all of it is checked before any o
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from charrnn import durable
 from charrnn.decoding import settings as all_settings
 from charrnn.decoding.settings import Settings
-from charrnn.decoding.tree import Node, Partner, Tree
+from charrnn.decoding.tree import Node, Partner, Tree, text_of
 from charrnn.errors import DataError, UsageError
 from charrnn.text.tokenizers import Tokenizer
 
@@ -38,6 +39,8 @@ def write(path: Path, partner: Partner, tree: Tree, settings: Settings) -> None:
 
 def is_session(path: Path) -> bool:
     """Whether the file at `path` says that it is a session."""
+    if not os.path.isfile(path):  # reading a pipe would wait for ever
+        return False
     try:
         with open(path, "rb") as file:
             return FORMAT.encode("ascii") in file.read(100)
@@ -58,7 +61,7 @@ def read(path: Path, partner: Partner) -> tuple[Tree, Settings]:
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise DataError(f"{str(path)!r} is not a file.", "Give /load a file that /save wrote.")
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -77,10 +80,12 @@ def _parsed(data: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "it is not proper JSON") from error
     version = document.get(FORMAT) if isinstance(document, dict) else None
-    if not _whole(version) or version == 0:
+    if not _whole(version) or version < 1:
         raise _damaged(path, "it does not say that it is a session")
     if version > VERSION:
-        raise DataError(f"{str(path)!r} is a session of version {version}; this charrnn reads {VERSION}.", "Install a newer charrnn-lm.")
+        raise DataError(
+            f"{str(path)!r} is a session of version {version}; this charrnn reads {VERSION}.", "Install a newer charrnn-lm."
+        )
     assert isinstance(document, dict)
     return document
 
@@ -114,16 +119,16 @@ def _node(row: Any, number: int, tokenizer: Tokenizer) -> Node:
     ids, text, kind = row["ids"], row["text"], row["kind"]
     if not all(_whole(row[name]) for name in ("parent", "seed", "attempt")) or row["parent"] >= number:
         raise DataError(f"node {number} is malformed")
-    if kind not in ("you", "model") or not isinstance(text, str) or not isinstance(ids, list) or not ids:
+    if kind not in ("you", "model") or not isinstance(text, str) or not isinstance(ids, list):
         raise DataError(f"node {number} is malformed")
-    if not all(_whole(token) and token < tokenizer.vocab_size for token in ids):
+    if (not ids and kind == "you") or not all(_whole(token) and token < tokenizer.vocab_size for token in ids):
         raise DataError(f"node {number} holds tokens the model does not have")
-    if (tokenizer.decode(ids) != text) if kind == "model" else (tokenizer.encode(text).tolist() != ids):
+    if (text_of(ids, tokenizer) != text) if kind == "model" else (tokenizer.encode(text).tolist() != ids):
         raise DataError(f"the text of node {number} does not fit its tokens")
     return Node(row["parent"], kind, tuple(ids), text, row["seed"], row["attempt"])
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 

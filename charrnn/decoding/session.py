@@ -11,17 +11,18 @@ said anyway, and taking a line back and typing it again gives the same answer; `
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Generator, Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from charrnn import durable
 from charrnn.decoding import generate, memory
 from charrnn.decoding import settings as all_settings
+from charrnn.decoding.events import Ended, Listing, Notice, Output, Problem, Text, Typed
 from charrnn.decoding.generate import Prefix, Token
 from charrnn.decoding.settings import Settings, did_you_mean
-from charrnn.decoding.tree import Node, Partner, Tree
+from charrnn.decoding.tree import Node, Partner, Tree, text_of
 from charrnn.errors import CannotCreateError, CharrnnError
 from charrnn.text.tokenizers import EOS, Tokenizer, well_formed
 
@@ -29,64 +30,23 @@ EXCERPT = 40  # characters of the text's end that are shown to say where one is
 NAMED_CHARACTERS = 8
 
 
-@dataclass(frozen=True)
-class Typed:
-    """Your text, which the model's answer will continue; comes before each answer to a line of yours."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Text:
-    """A piece of the model's text, as it is drawn."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Notice:
-    """A sentence about what was done or noticed."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What could not be done, and what to type instead; nothing has changed."""
-
-    text: str
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Rows of equally many columns."""
-
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The person wants to leave."""
-
-
-Output = Typed | Text | Notice | Problem | Listing | Ended
-
-
 @dataclass
 class _Answer:
     """What the model has said after node `base` so far: shown text, and every token drawn for it."""
 
     base: int
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     last: Token | None = None
+    document_ended: bool = False
+    stopped: bool = False
 
     def take(self, token: Token) -> None:
-        self.text += token.text
-        if token.id != EOS:  # an end that only brings text that was held back is not read again
-            self.ids.append(token.id)
-            self.last = token
+        self.ids.append(token.id)
+        self.last = token
+        self.document_ended |= token.id == EOS
+        if token.text:
+            self.pieces.append(token.text)
 
 
 class Session:
@@ -138,33 +98,42 @@ class Session:
             return
         answer = _Answer(base)
         try:
-            with contextlib.closing(self._stream(prefix, base, attempt)) as stream:
-                for token in stream:
-                    answer.take(token)
-                    if token.text:
-                        yield Text(token.text)
-                    if self._cancelled or (token.text and len(answer.ids) >= self.settings.length):
-                        break
+            for token in self._stream(prefix, base, attempt):
+                answer.take(token)
+                if token.text:
+                    yield Text(token.text)
+                if self._cancelled or (token.text and self._enough(answer)):
+                    break
+            else:
+                answer.stopped = True
         finally:
             self._keep(answer, attempt)
-        if not answer.text and not self._cancelled:
-            yield Notice("The model ends the text here. Type a line, /retry for another answer, or /reset for a new text.")
+        if answer.stopped and not answer.pieces:
+            yield Notice("The answer begins with a stop text. Type a line, ask again with /retry, or type /set stop off.")
 
-    def _stream(self, prefix: Prefix, base: int, attempt: int) -> Generator[Token]:
+    def _enough(self, answer: _Answer) -> bool:
+        """Whether an answer is as long as it may be, or has come to the end of a document (which is its last line end)."""
+        return len(answer.ids) >= self.settings.length or answer.document_ended
+
+    def _stream(self, prefix: Prefix, base: int, attempt: int) -> Iterator[Token]:
         """Tokens without end: who listens counts them, so that the last is never half a character or half a stop."""
         return generate.stream(
             self.partner.engine, self.partner.tokenizer, prefix, self.settings, seed=self.settings.seed, attempt=attempt,
-            length=None, stops=self.settings.stop, recent=self.tree.recent(base, generate.RECENT),
+            length=None, end_at_eos=False, stops=self.settings.stop, recent=self.tree.recent(base, generate.RECENT),
         )  # fmt: skip
 
     def _keep(self, answer: _Answer, attempt: int) -> None:
-        """Make a node of what was shown; text held back (half a character, the beginning of a stop) is not part of it."""
-        if not answer.text or answer.last is None:
+        """Make a node of what was shown; text held back (half a character, the beginning of a stop) is not part of it.
+
+        A stop text at once is an answer too, so that /retry asks for another; Ctrl-C before the first character is none.
+        """
+        if not answer.pieces and not answer.stopped:
             return
-        ids, after = _tokens_of(answer.text, answer.ids, self.partner.tokenizer), None
-        if ids == answer.ids:
+        text, after = "".join(answer.pieces), None
+        ids = _tokens_of(text, answer.ids, self.partner.tokenizer)
+        if ids == answer.ids and answer.last is not None:
             after = generate.prime(self.partner.engine, [answer.last.id], answer.last.prefix)
-        self.tree.add(Node(answer.base, "model", tuple(ids), answer.text, self.settings.seed, attempt), after)
+        self.tree.add(Node(answer.base, "model", tuple(ids), text, self.settings.seed, attempt), after)
 
     def _obey(self, line: str) -> Iterator[Output]:
         """Carry out one command; whatever is wrong with it is a Problem and changes nothing."""
@@ -234,7 +203,7 @@ class Session:
         """Write the whole tree to a file; another session's file may be replaced, any other may not."""
         path = self._writable(argument, memory.is_session)
         memory.write(path, self.partner, self.tree, self.settings)
-        self._own_files.add(path)
+        self._own_files.add(path.resolve())
         yield Notice(f"Saved. `/load {argument}` goes on from here.")
 
     def load(self, argument: str) -> Iterator[Output]:
@@ -246,7 +215,7 @@ class Session:
         """Write the text, plain, to a file that does not exist yet or that this session wrote."""
         path, text = self._writable(argument, lambda path: False), self.text
         durable.replace(path, (text if text.endswith("\n") else text + "\n").encode("utf-8"))
-        self._own_files.add(path)
+        self._own_files.add(path.resolve())
         yield Notice(f"Written to {argument}.")
 
     def bye(self, argument: str) -> Iterator[Output]:
@@ -259,11 +228,11 @@ class Session:
             return "The text is empty."
         lines = sum(self.tree.nodes[index].kind == "you" for index in self.tree.path())
         end = text[-EXCERPT:].replace("\n", "\u23ce")
-        return f"The text has {len(text):,} characters, {lines:,} of its turns yours, and ends: {end}"
+        return f"The text has {len(text):,} characters (turns of yours: {lines:,}) and ends: {end}"
 
     def _writable(self, argument: str, may_replace: Callable[[Path], bool]) -> Path:
         path = _path(argument)
-        if path.exists() and path not in self._own_files and not may_replace(path):
+        if os.path.exists(path) and path.resolve() not in self._own_files and not may_replace(path):
             raise CannotCreateError(f"{argument!r} exists already, and this session did not write it.", "Give another name.")
         return path
 
@@ -329,11 +298,10 @@ def wants_file(line: str) -> str | None:
 def _tokens_of(text: str, drawn: list[int], tokenizer: Tokenizer) -> list[int]:
     """Tokens whose text is exactly `text`: as many of the drawn ones as it holds, and its rest encoded anew."""
     for count in range(len(drawn), 0, -1):
-        part = tokenizer.decode(drawn[:count])
+        part = text_of(drawn[:count], tokenizer)
         if text.startswith(part):
-            rest = text[len(part) :]
-            return drawn[:count] + (tokenizer.encode(rest).tolist() if rest else [])
-    return tokenizer.encode(text).tolist()
+            return drawn[:count] + [int(token) for token in tokenizer.encode(text[len(part) :])]
+    return [int(token) for token in tokenizer.encode(text)]
 
 
 def _naming(unknown: list[str]) -> str:
@@ -345,6 +313,8 @@ def _naming(unknown: list[str]) -> str:
 def _path(argument: str) -> Path:
     """The file that was typed; `~` is the home folder. Raises CannotCreateError if no file can have this name."""
     try:
-        return Path(argument).expanduser().resolve()
+        path = Path(argument).expanduser()
+        path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a NUL, a loop of links, nobody's home
         raise CannotCreateError(f"{argument!r} is no name for a file: {error}.", "Give another name.") from error
+    return path

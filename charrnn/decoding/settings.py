@@ -23,7 +23,9 @@ class Settings(SamplingConfig):
 
     length: int = setting(200, "Tokens of one answer.", low=1, high=1_000_000)
     seed: int = setting(1, "The same lines and seed give the same text.", low=0, high=2**63 - 1)
-    stop: tuple[str, ...] = field(default=(), metadata={"help": "An answer ends before this text (\\n is a line end; off: none)."})
+    stop: tuple[str, ...] = field(
+        default=(), metadata={"help": "An answer ends before this text (\\n is a line end; off: none)."}
+    )
 
 
 _FIELDS: dict[str, Field[Any]] = {item.name: item for item in fields(Settings)}
@@ -88,7 +90,7 @@ def did_you_mean(word: str, known: Iterable[str], sign: str = "") -> str:
 def _number(item: Field[Any], value: str) -> Any:
     """`value` as the field's type, if it can be read so; else as it is, for check_value to refuse."""
     try:
-        number = type(item.default)(value)
+        number = int(value) if isinstance(item.default, int) else float(value)
     except ValueError:
         return value
     return value if _too_large(number) else number

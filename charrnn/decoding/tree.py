@@ -7,14 +7,14 @@ commands, settings, files or terminals. Nodes are only ever added: taking back m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from charrnn.decoding import generate
 from charrnn.decoding.engine import Stepper
 from charrnn.decoding.generate import Prefix
-from charrnn.text.tokenizers import Tokenizer
+from charrnn.text.tokenizers import EOS, Tokenizer
 
 Kind = Literal["root", "you", "model"]
 PRIME_AT_ONCE = 256  # token ids between two looks at the cancel flag, about 30 ms
@@ -39,7 +39,7 @@ class Partner:
 class Node:
     """A piece of text that one side added to the text of node `parent` (the root's parent is -1).
 
-    `ids` are exactly the tokens of `text`: decode(ids) == text for the model's, encode(text) == ids for yours, which
+    `ids` are exactly the tokens of `text`: text_of(ids) == text for the model's, encode(text) == ids for yours, which
     may hold characters the model does not know. A model's node was drawn with `seed` and `attempt`.
     """
 
@@ -128,6 +128,17 @@ class Tree:
         while index >= 0:
             yield index
             index = self.nodes[index].parent
+
+
+def text_of(ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    """The text of drawn tokens; the end of a document reads as a line end, as in `generate.stream`."""
+    documents: list[list[int]] = [[]]
+    for token in ids:
+        if token == EOS:
+            documents.append([])
+        else:
+            documents[-1].append(token)
+    return "\n".join(tokenizer.decode(document) for document in documents)
 
 
 def _joined(pieces: list[tuple[int, ...]]) -> list[int]:

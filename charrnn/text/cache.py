@@ -33,24 +33,28 @@ Made = tuple[Arrays, dict[str, Any]]
 
 
 class TokenFile:
-    """An .npy file of one row of numbers that is written piece by piece."""
+    """An .npy file of one row of numbers that is written piece by piece, inside a `with`."""
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.count = 0
         self._dtype = dtype
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by `close`
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
         self._write_header()
+
+    def __enter__(self) -> TokenFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        """Write the final length into the header, in which NumPy has left room for it."""
+        with self._file:
+            if kind is None:
+                self._file.seek(0)
+                self._write_header()
 
     def add(self, numbers: NDArray[np.int64]) -> None:
         """Append `numbers`, (N,); may raise OSError."""
         self._file.write(numbers.astype(self._dtype).data)
         self.count += len(numbers)
-
-    def close(self) -> None:
-        """Write the final length into the header, which NumPy has left room for."""
-        with self._file:
-            self._file.seek(0)
-            self._write_header()
 
     def _write_header(self) -> None:
         header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.count,)}

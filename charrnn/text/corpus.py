@@ -32,7 +32,7 @@ FORMAT_VERSION = 1  # of the token arrays; part of the cache's key
 GATHERED = 1 << 20  # characters counted at once
 ENCODED = 1 << 16  # characters encoded at once, at least
 SAMPLED = 1 << 14  # characters of a piece of the trainer's sample
-SAMPLE_LIMIT = 10_000_000
+SAMPLE_LIMIT = 5_000_000  # a vocabulary gains little from more, and this much takes some 10 s
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,11 @@ def _write_tokens(
     folder: Path, sources: Sequence[Source], reading: ReadingConfig, tokenizer: Tokenizer, survey: Survey, split: int
 ) -> dict[str, int]:
     """Write train.npy and val.npy into `folder`; returns the counts that TokenData has of them."""
-    train, val = (_Part(folder / f"{name}.npy", tokenizer) for name in cache.PARTS)
-    position, current, last = 0, 0, train
-    try:
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+    position, current = 0, 0
+    with cache.TokenFile(folder / "train.npy", dtype) as first, cache.TokenFile(folder / "val.npy", dtype) as second:
+        last = train = _Part(first, tokenizer)
+        val = _Part(second, tokenizer)
         for document, text in pieces(sources, reading):
             if document != current:
                 last.end_document()
@@ -183,9 +185,8 @@ def _write_tokens(
             val.add(text[before:])
             last = val if before < len(text) else train
             position += len(text)
-    finally:
-        train.close()
-        val.close()
+        train.end()
+        val.end()
     # A second look at the bytes: tokens of another text under this digest would haunt the cache.
     if position != survey.characters or raw_digest(sources) != survey.digest:
         raise CorpusError("the text changed while it was being read.", "Try again when nothing writes to it.")
@@ -196,24 +197,23 @@ def _write_tokens(
 class _Part:
     """One part of the split on its way to disk: text goes in, tokens come out, cut where a cut does no harm."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+    def __init__(self, file: cache.TokenFile, tokenizer: Tokenizer) -> None:
         self.characters = self.bytes = self.hidden = 0
         self._tokenizer = tokenizer
         self._pending = ""
-        self._file = cache.TokenFile(path, np.min_scalar_type(tokenizer.vocab_size - 1))
+        self._file = file
 
     def add(self, text: str) -> None:
         self._pending += text
         if len(self._pending) >= ENCODED:
             self._encode(safe_cut(self._pending))
 
-    def end_document(self) -> None:
+    def end(self) -> None:
         self._encode(len(self._pending))
-        self._file.add(np.array([EOS]))
 
-    def close(self) -> None:
-        self._encode(len(self._pending))
-        self._file.close()
+    def end_document(self) -> None:
+        self.end()
+        self._file.add(np.array([EOS]))
 
     def _encode(self, cut: int) -> None:
         text, self._pending = self._pending[:cut], self._pending[cut:]

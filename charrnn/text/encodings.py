@@ -84,6 +84,23 @@ def _zeros(data: bytes, at: int) -> bool:
     return bool(here > 10 * there and here * 100 >= len(data) // 2)
 
 
+def _common_simplified(text: str) -> float:
+    return _lead_share(text, "gb2312", ((0xA1, 0xA3), (0xB0, 0xD7)))  # punctuation; the 3,755 commonest characters
+
+
+def _common_traditional(text: str) -> float:
+    return _lead_share(text, "big5", ((0xA1, 0xC6),))  # punctuation; the 5,401 commonest characters
+
+
+def _eastern(text: str) -> bool:
+    """Chinese, Japanese or Korean, as chance would not have it: random Han characters are common ones in 1 of 4 cases."""
+    return max(_common_simplified(text), _common_traditional(text)) > 0.6 or _kana(text) > 0.2 or _hangul(text) > 0.85
+
+
+def _russian(text: str, data: bytes) -> bool:
+    return _cyrillic(text) > 0.6 and len(_NOT_ASCII.findall(text)) > 0.3 * len(text)
+
+
 def _western(text: str, data: bytes) -> bool:
     """Mostly ASCII, no control characters."""
     return len(_NOT_ASCII.findall(text)) < 0.3 * len(text) and not re.search(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]", text)
@@ -92,15 +109,15 @@ def _western(text: str, data: bytes) -> bool:
 _hangul, _kana, _cyrillic = _share("[\uac00-\ud7a3]"), _share("[\u3041-\u30fe]"), _share("[\u0430-\u044f\u0451]")
 # The order matters: whoever is recognised by more stands first.
 _CANDIDATES: tuple[tuple[str, Callable[[str, bytes], bool]], ...] = (
-    ("utf-16-le", lambda text, data: _zeros(data, 1)),
-    ("utf-16-be", lambda text, data: _zeros(data, 0)),
+    ("utf-16-le", lambda text, data: _zeros(data, 1) or _eastern(text)),
+    ("utf-16-be", lambda text, data: _zeros(data, 0) or _eastern(text)),
     ("euc-kr", lambda text, data: _hangul(text) > 0.85 and text.count(" ") > 0.05 * len(text)),
     ("shift_jis", lambda text, data: _kana(text) > 0.2),
     ("euc-jp", lambda text, data: _kana(text) > 0.2),
-    ("gb18030", lambda text, data: _lead_share(text, "gb2312", ((0xA1, 0xA3), (0xB0, 0xD7))) > 0.6),
-    ("big5", lambda text, data: _lead_share(text, "big5", ((0xA1, 0xA3), (0xA4, 0xC6))) > 0.6),
-    ("cp1251", lambda text, data: _cyrillic(text) > 0.6),
-    ("koi8-r", lambda text, data: _cyrillic(text) > 0.6),
+    ("gb18030", lambda text, data: _common_simplified(text) > 0.6),
+    ("big5", lambda text, data: _common_traditional(text) > 0.6),
+    ("cp1251", _russian),
+    ("koi8-r", _russian),
     ("cp1252", _western),
     ("latin-1", _western),
 )

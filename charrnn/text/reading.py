@@ -101,9 +101,7 @@ def _with_end(first: bytes, rest: Iterable[bytes]) -> Iterator[tuple[bytes, bool
     yield b"", True
 
 
-def _undecodable(
-    source: Source, reading: ReadingConfig, encoding: str, error: UnicodeDecodeError, offset: int
-) -> CorpusError:
+def _undecodable(source: Source, reading: ReadingConfig, encoding: str, error: UnicodeDecodeError, offset: int) -> CorpusError:
     shown = error.object[error.start : max(error.end, error.start + 1)][:4].hex(" ")
     start, whole = b"", True
     for block in _blocks(source, reading, BLOCK):

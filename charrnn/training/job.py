@@ -143,7 +143,7 @@ def _read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) 
     sample = lambda: texts.training_text(sources, reading, survey, val_fraction)  # noqa: E731
     tokenizer, notes = tokenizers.build(units, survey.counts, sample)
     data = texts.tokenize(sources, reading, tokenizer, survey, val_fraction)
-    return Material(tuple(corpus), tuple(sources), survey, reading, units, tokenizer, data), tuple(notes)
+    return Material(tuple(corpus), tuple(sources), survey, reading, units, tokenizer, data), (*notes, *data.notes)
 
 
 def _read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Model, val_fraction: float) -> Material:
@@ -203,8 +203,7 @@ def _held(material: Material, training: TrainingConfig) -> Held:
     data = material.data
     if len(data.val):
         return hold(data.val, training.eval_tokens, data.val_characters, data.val_bytes, data.val_hidden, "validation")
-    share = data.train_characters * material.survey.bytes // max(1, material.survey.characters)
-    return hold(data.train, training.eval_tokens, data.train_characters, share, data.train_hidden, "training")
+    return hold(data.train, training.eval_tokens, data.train_characters, data.train_bytes, data.train_hidden, "training")
 
 
 def _provenance(material: Material, plan: Plan) -> dict[str, Any]:
