@@ -6,6 +6,7 @@ text with the model's continuation out, that imports no line editor and writes n
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import sys
@@ -13,7 +14,8 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import rich_click
 
@@ -118,33 +120,78 @@ def _filter(session: Session, lines: Iterable[str]) -> None:
 
 
 def _converse(session: Session, greeting: str) -> None:
-    from charrnn.cli.prompt import Prompt
-    from charrnn.decoding.session import complete, is_command, wants_file
+    from charrnn.decoding.session import is_command
 
     fancy = console.fancy(sys.stdout)
-    prompt = Prompt(complete, wants_file, erase=fancy)
-    with console.Output() as out, _ctrl_c_stops(session):
+    with console.Output() as out:
         screen = Screen(out, in_colour=fancy, repeat_lines=fancy)
+        prompt = _line_reader(out, erase=fancy)
         out.write(greeting + "\n")
-        while True:
-            try:
-                line = prompt.read()
-            except KeyboardInterrupt:
-                if not prompt.dropped():
-                    console.note(HOW_TO_LEAVE)
-                continue
-            except EOFError:
-                return
-            if fancy and is_command(line):
-                screen.typed(line + "\n")
-            if not screen.show(session.feed(line)):
-                return
+        going_on = True
+        with _ctrl_c_stops(session, screen):
+            while going_on:
+                try:
+                    line = prompt.read()
+                    if fancy and is_command(line):
+                        screen.typed(line + "\n")
+                    going_on = screen.show(session.feed(line))
+                except KeyboardInterrupt:
+                    if not prompt.dropped():
+                        console.note(HOW_TO_LEAVE)
+                except EOFError:
+                    going_on = False
+
+
+class LineReader(Protocol):
+    """Whatever a person can type lines into."""
+
+    def read(self) -> str:
+        """The next line; raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
+
+    def dropped(self) -> str:
+        """What stood in the line when Ctrl-C ended it."""
+
+
+def _line_reader(out: console.Output, *, erase: bool) -> LineReader:
+    """The line editor or, on a terminal that understands no escapes, the terminal's own editing."""
+    if os.environ.get("TERM") in ("dumb", "unknown"):
+        return _PlainReader(out)
+    from charrnn.cli.prompt import Prompt
+    from charrnn.decoding.session import complete, wants_file
+
+    return Prompt(complete, wants_file, erase=erase)
+
+
+class _PlainReader:
+    def __init__(self, out: console.Output) -> None:
+        self._out = out
+
+    def read(self) -> str:
+        self._out.write("> ")
+        try:
+            line = sys.stdin.buffer.readline().decode("utf-8", "replace")
+        except KeyboardInterrupt:
+            self._out.write("\n")
+            raise
+        if not line:
+            self._out.write("\n")
+            raise EOFError
+        return line.removesuffix("\n")
+
+    def dropped(self) -> str:
+        return ""
 
 
 @contextmanager
-def _ctrl_c_stops(session: Session) -> Iterator[None]:
-    """Outside the line editor, where it is a key, Ctrl-C stops the model and nothing else."""
-    before = signal.signal(signal.SIGINT, lambda number, frame: session.cancel())
+def _ctrl_c_stops(session: Session, screen: Screen) -> Iterator[None]:
+    """Ctrl-C stops the model while it speaks; at other times it is an exception, as the line editor makes it one."""
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        if not screen.busy:
+            raise KeyboardInterrupt
+        session.cancel()
+
+    before = signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     finally:
@@ -162,36 +209,42 @@ class Screen:
         self._out, self._repeat_lines = out, repeat_lines
         self._coloured = console.rich_console(sys.stdout) if in_colour else None
         self._line_open = False
+        self.busy = False
 
     def show(self, events: Iterable[Output]) -> bool:
         """Show what follows from one line; False if the session has ended."""
+        from charrnn.decoding.events import Ended
+
+        going_on, self.busy = True, True
+        try:
+            for event in events:
+                going_on = not isinstance(event, Ended)
+                self._show(event)
+            self._end_line()
+        finally:
+            self.busy = False
+        return going_on
+
+    def _show(self, event: Output) -> None:
         from charrnn.decoding import events as said
 
-        going_on = True
-        for event in events:
-            match event:
-                case said.Typed(text):
-                    self.typed(text)
-                case said.Text(text):
-                    self._answer(text)
-                case said.Notice(text):
-                    self._end_line()
-                    console.note(text)
-                case said.Problem(text, hint):
-                    self._end_line()
-                    console.error(text, hint)
-                case said.Listing(rows):
-                    self._end_line()
-                    self._list(rows)
-                case said.Ended():
-                    going_on = False
-        self._end_line()
-        return going_on
+        if not isinstance(event, said.Text):
+            self._end_line()
+        match event:
+            case said.Typed(text):
+                self.typed(text)
+            case said.Text(text):
+                self._answer(text)
+            case said.Notice(text):
+                console.note(text)
+            case said.Problem(text, hint):
+                console.error(text, hint)
+            case said.Listing(rows):
+                self._list(rows)
 
     def typed(self, text: str) -> None:
         """Write a line of yours, if nobody else has, so that what follows goes on from it."""
         if self._repeat_lines:
-            self._end_line()
             self._write(("> " if self._coloured else "") + text)
 
     def _answer(self, text: str) -> None:

@@ -265,7 +265,7 @@ COMMANDS = (
     Command("bye", "", "Leave; so does Ctrl-D.", Session.bye),
 )
 WRITING = (
-    ("TEXT", "Add a line to the text; the model goes on from its last character."),
+    ("TEXT", "A new line of the text; the model goes on from its last character."),
     ("(empty line)", "Let the model go on."),
     ("//TEXT", "A line that begins with a slash."),
     ("Ctrl-C", "Stop the model; what it has said stays."),
@@ -305,7 +305,8 @@ def _tokens_of(text: str, drawn: list[int], tokenizer: Tokenizer) -> list[int]:
 
 
 def _naming(unknown: list[str]) -> str:
-    named = ", ".join(f"U+{ord(letter):04X} '{letter}'" for letter in unknown[:NAMED_CHARACTERS])
+    shown = ((f"U+{ord(letter):04X}", f" '{letter}'" if letter.isprintable() else "") for letter in unknown[:NAMED_CHARACTERS])
+    named = ", ".join(code + picture for code, picture in shown)
     more = f" and {len(unknown) - NAMED_CHARACTERS} more" if len(unknown) > NAMED_CHARACTERS else ""
     return f"The model has never seen {named}{more}; it reads <unk> instead."
 

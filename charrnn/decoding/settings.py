@@ -21,7 +21,7 @@ NO_STOP = "off"
 class Settings(SamplingConfig):
     """Everything /set can change; how a token is chosen comes first."""
 
-    length: int = setting(200, "Tokens of one answer.", low=1, high=1_000_000)
+    length: int = setting(200, "Tokens of one answer.", low=1, high=100_000)
     seed: int = setting(1, "The same lines and seed give the same text.", low=0, high=2**63 - 1)
     stop: tuple[str, ...] = field(
         default=(), metadata={"help": "An answer ends before this text (\\n is a line end; off: none)."}

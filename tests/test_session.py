@@ -1,0 +1,438 @@
+"""The session without a terminal: whole transcripts, and what must hold whatever is typed.
+
+`python tests/test_session.py` writes the transcripts anew; look at what changed before believing it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charrnn.decoding import generate
+from charrnn.decoding.events import Ended, Listing, Notice, Output, Problem, Text, Typed
+from charrnn.decoding.session import COMMANDS, Session, complete, wants_file
+from charrnn.decoding.settings import NAMES, Settings
+from charrnn.decoding.tree import Tree, text_of
+
+TRANSCRIPTS = Path(__file__).parent / "transcripts"
+SHORT = Settings(length=30, seed=7)
+
+
+def rendered(events: Iterable[Output]) -> str:
+    """Events as a transcript shows them: text as it is, `#` notices, `!` problems, `|` rows, `.` the end."""
+    blocks: list[str] = []
+    for event in events:
+        match event:
+            case Typed(text):
+                blocks.append(f"[{text}]")
+            case Text(text):
+                blocks[-1:] = [blocks[-1] + text] if blocks and blocks[-1][0] not in "#!|" else [text]
+            case Notice(text):
+                blocks.append(f"# {text}")
+            case Problem(text, hint):
+                blocks.append(f"! {text}\n!   {hint}")
+            case Listing(rows):
+                blocks.extend("| " + " | ".join(row) for row in rows)
+            case Ended():
+                blocks.append(". (left)")
+    return "".join(block + "\n" for block in blocks)
+
+
+def played(transcript: str) -> str:
+    """What a transcript's typed lines give when they are typed now. The first line says which toy model answers."""
+    first, *lines = transcript.splitlines()
+    kind, end_bias = first.removeprefix("model: ").split(", end ")
+    session = Session(toy.partner(kind, float(end_bias)), SHORT)
+    typed = [line.removeprefix("> ") for line in lines if line.startswith("> ")]
+    return first + "\n" + "".join(f"> {line}\n{rendered(session.feed(line))}" for line in typed)
+
+
+def said(session: Session, line: str) -> str:
+    return "".join(event.text for event in session.feed(line) if isinstance(event, Text))
+
+
+def problem(session: Session, line: str) -> Problem:
+    events = list(session.feed(line))
+    assert len(events) == 1, events
+    assert isinstance(events[0], Problem), events
+    return events[0]
+
+
+@pytest.mark.parametrize("path", sorted(TRANSCRIPTS.glob("*.txt")), ids=lambda path: path.stem)
+def test_transcript(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("not yours to overwrite\n", encoding="utf-8")
+    expected = path.read_text(encoding="utf-8")
+    assert played(expected) == expected
+
+
+def test_there_are_transcripts() -> None:
+    assert len(list(TRANSCRIPTS.glob("*.txt"))) >= 4
+
+
+LINES = st.one_of(
+    st.sampled_from(["", "/undo", "/retry", "/reset", "/show", "/set temp 0", "/set seed 3", "/set stop e", "/set stop off"]),
+    st.sampled_from(["/set length 9", "/set repetition_penalty 1.3", "/set top_k 4", "/set temp x", "/nonsense", "/help"]),
+    st.text(max_size=8),
+    st.text(alphabet=toy.ALPHABET, min_size=1, max_size=8),
+)
+
+
+def check_consistent(session: Session) -> None:
+    tree, partner = session.tree, session.partner
+    assert 0 <= tree.current < len(tree.nodes)
+    assert tree.nodes[0].parent == -1
+    for index, node in enumerate(tree.nodes[1:], 1):
+        assert 0 <= node.parent < index
+        if node.kind == "model":
+            assert text_of(node.ids, partner.tokenizer) == node.text
+        else:
+            assert partner.tokenizer.encode(node.text).tolist() == list(node.ids)
+    ids = [token for index in tree.path() for token in tree.nodes[index].ids]
+    assert session.text == "".join(tree.nodes[index].text for index in tree.path())
+    carried, primed = tree.prefix(tree.current), generate.prime(partner.engine, [*partner.start, *ids])
+    assert carried is not None
+    assert carried.position == primed.position
+    assert all(np.array_equal(a, b) for a, b in zip(carried.state, primed.state, strict=True))
+    assert np.array_equal(carried.logits, primed.logits)
+
+
+@pytest.mark.parametrize(("kind", "end_bias"), [("char", -1e4), ("char", 2.0), ("byte", 2.0)])
+@settings(max_examples=25)
+@given(steps=st.lists(st.tuples(LINES, st.none() | st.integers(0, 6)), max_size=10), length=st.integers(1, 12))
+def test_any_lines_keep_the_tree_consistent_and_replay_exactly(
+    kind: str, end_bias: float, steps: list[tuple[str, int | None]], length: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Lines, some stopped after so many events; then the saved file must be the session, to the bit."""
+    session = Session(toy.partner(kind, end_bias), Settings(length=length, seed=1, temp=1.0))
+    for line, stop_after in steps:
+        for count, _ in enumerate(session.feed(line)):
+            if count == stop_after:
+                session.cancel()
+    check_consistent(session)
+    path = tmp_path_factory.mktemp("saved") / "session.json"
+    assert isinstance(next(iter(session.feed(f"/save {path}"))), Notice)
+    other = Session(toy.partner(kind, end_bias))
+    assert isinstance(next(iter(other.feed(f"/load {path}"))), Notice)
+    assert other.settings == session.settings
+    assert other.tree.nodes == session.tree.nodes
+    check_consistent(other)
+    for line in ("", "/retry", "more"):
+        assert list(other.feed(line)) == list(session.feed(line))
+
+
+@given(lines=st.lists(LINES, max_size=8))
+@settings(max_examples=25)
+def test_same_lines_same_events(lines: list[str]) -> None:
+    first, second = (Session(toy.partner(end_bias=1.0), SHORT) for _ in range(2))
+    assert [list(first.feed(line)) for line in lines] == [list(second.feed(line)) for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["char", "byte"])
+@pytest.mark.parametrize("stop_after", [0, 1, 10, 37])
+def test_a_stopped_answer_goes_on_as_if_it_had_not_been_stopped(kind: str, stop_after: int) -> None:
+    options = Settings(length=80, seed=3, repetition_penalty=1.2, stop=("qqqq",))
+    whole, stopped = Session(toy.partner(kind), options), Session(toy.partner(kind), options)
+    expected = said(whole, "tell me")
+    for count, _ in enumerate(stopped.feed("tell me")):
+        if count == stop_after:
+            stopped.cancel()
+    assert len(stopped.text) < len(whole.text)
+    said(stopped, "")
+    assert stopped.text.startswith("tell me" + expected)
+
+
+def test_closing_the_generator_keeps_what_was_said() -> None:
+    session = Session(toy.partner(), SHORT)
+    events = session.feed("once")
+    heard = [next(events) for _ in range(6)]
+    events.close()  # type: ignore[attr-defined]
+    assert session.text == "once" + "".join(event.text for event in heard[1:] if isinstance(event, Text))
+    assert len(session.text) == 4 + 5
+    check_consistent(session)
+
+
+def test_another_thread_can_cancel() -> None:
+    session = Session(toy.partner(), Settings(length=100_000, seed=1))
+    events = session.feed("once")
+    next(events)
+    next(events)
+    thread = threading.Thread(target=session.cancel)
+    thread.start()
+    thread.join()
+    assert len(list(events)) == 0
+    check_consistent(session)
+
+
+def test_cancelling_a_retry_at_once_keeps_the_answer_that_was_there() -> None:
+    session = Session(toy.partner(), SHORT)
+    list(session.feed("once"))
+    before = session.text
+    for event in session.feed("/retry"):
+        assert isinstance(event, Typed)
+        session.tree._prefixes.clear()  # so that priming, which looks at the flag first, is needed
+        session.cancel()
+    assert session.text == before
+
+
+def test_undo_and_the_same_line_give_the_same_answer_and_retry_gives_others() -> None:
+    session = Session(toy.partner(), SHORT)
+    first = said(session, "once")
+    others = [said(session, "/retry") for _ in range(3)]
+    assert len({first, *others}) == 4
+    list(session.feed("/undo"))
+    assert session.text == ""
+    assert said(session, "once") == first
+
+
+def test_the_first_answer_is_the_sample_of_the_same_prompt_and_seed() -> None:
+    partner, session = toy.partner(), Session(toy.partner(), SHORT)
+    ids = [*partner.start, *partner.tokenizer.encode("once").tolist()]
+    prefix = generate.prime(partner.engine, ids)
+    tokens = generate.stream(partner.engine, partner.tokenizer, prefix, SHORT, seed=SHORT.seed, length=SHORT.length)
+    assert said(session, "once") == "".join(token.text for token in tokens)
+
+
+def test_half_a_character_is_never_said() -> None:
+    """A byte model that always begins and goes on with a lead byte of three-byte characters, then their rest."""
+    session = Session(toy.partner("byte"), Settings(length=1, seed=1))
+    partner = session.partner
+    euro = partner.tokenizer.encode("\u20ac").tolist()
+
+    class Euros:
+        vocab_size = partner.engine.vocab_size
+
+        def begin(self, batch: int = 1, context: object = None) -> Any:
+            return (np.zeros((1, 1), np.float32),)
+
+        def step(self, ids: Any, state: Any) -> Any:
+            place = euro.index(ids[0]) if ids[0] in euro else -1
+            logits = np.full((1, self.vocab_size), -1e9, np.float32)
+            logits[0, euro[(place + 1) % 3]] = 0
+            return logits, state
+
+        def gather(self, state: Any, indices: Any) -> Any:
+            return state
+
+    object.__setattr__(partner, "engine", Euros())
+    assert said(session, "") == "\u20ac"
+    session.settings = Settings(length=5, seed=1)
+    assert said(session, "") == "\u20ac\u20ac"
+    assert [node.ids for node in session.tree.nodes[1:]] == [tuple(euro), tuple(euro * 2)]
+
+
+def test_a_line_stands_on_a_line_of_its_own() -> None:
+    session = Session(toy.partner(), Settings(length=5, seed=2, stop=("\n",)))
+    answers = [said(session, line) for line in ("one", "two")]
+    assert session.text == f"one{answers[0]}\ntwo{answers[1]}"
+
+
+def test_a_document_end_is_a_line_end_and_no_dead_end() -> None:
+    session = Session(toy.partner(end_bias=6.0), Settings(length=50, seed=2, temp=1.0))
+    before = ""
+    for _ in range(5):
+        list(session.feed(""))
+        assert len(session.text) > len(before)
+        before = session.text
+    assert 2 in {token for node in session.tree.nodes for token in node.ids}
+    check_consistent(session)
+
+
+def test_an_answer_that_is_stopped_at_once_can_be_asked_for_again() -> None:
+    session = Session(toy.partner(), Settings(length=5, seed=2))
+    first = said(session, "one")[0]
+    list(session.feed("/undo"))
+    list(session.feed(f"/set stop {first}" if first.strip() else f"/set stop {json.dumps(first)}"))
+    assert isinstance(list(session.feed("one"))[-1], Notice)
+    assert any(said(session, "/retry") for _ in range(5))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "stop"])
+@pytest.mark.parametrize("value", ["x", "nan", "inf", "-1", "1e999", "9" * 400, "0x3", "None", '"1"'])
+def test_a_wrong_value_keeps_the_old_one(name: str, value: str) -> None:
+    session = Session(toy.partner(), SHORT)
+    assert name in problem(session, f"/set {name} {value}").text
+    assert session.settings == SHORT
+
+
+@pytest.mark.parametrize(
+    ("typed", "stops"),
+    [
+        ("END", ("END",)),
+        ("a b", ("a b",)),
+        (r"\n\n", ("\n\n",)),
+        (r'"\n" "x y"', ("\n", "x y")),
+        ("off", ()),
+        ('"off"', ("off",)),
+        ('""', ()),
+    ],
+)
+def test_stops_as_typed(typed: str, stops: tuple[str, ...]) -> None:
+    session = Session(toy.partner(), SHORT)
+    list(session.feed(f"/set stop {typed}"))
+    assert session.settings.stop == stops
+
+
+def corrupted() -> list[tuple[str, Any]]:
+    """Ways in which a saved file can be wrong: where in the document, and what stands there instead."""
+    return [
+        ("charrnn_session", 99), ("charrnn_session", "1"), ("charrnn_session", True), ("model", None), ("model", {"name": "x"}),
+        ("model", {"name": "x", "digest": "0" * 64}), ("settings", {}), ("settings", []), ("settings.temp", "hot"),
+        ("settings.temp", -1), ("settings.top_k", 10**400), ("settings.stop", [1]), ("settings.stop", [""]),
+        ("settings.seed", 1.5),
+        ("current", 99), ("current", -1), ("current", True), ("current", None), ("nodes", {}), ("nodes", [[]]),
+        ("nodes.0.parent", 1),
+        ("nodes.1.parent", -1), ("nodes.0.kind", "root"), ("nodes.0.ids", []), ("nodes.1.ids", [99999]), ("nodes.1.ids", [-1]),
+        ("nodes.1.ids", [True]), ("nodes.1.ids", "abc"), ("nodes.1.text", "other"), ("nodes.0.text", "other"),
+        ("nodes.0.text", "\ud800"), ("nodes.1.seed", None), ("nodes.1.attempt", 2**70), ("nodes.1.more", 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "value"), corrupted())
+def test_a_spoilt_file_is_refused_and_nothing_is_lost(where: str, value: Any, tmp_path: Path) -> None:
+    session, path = Session(toy.partner(), SHORT), tmp_path / "s.json"
+    list(session.feed("once"))
+    list(session.feed(f"/save {path}"))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    spot: Any = document
+    *way, last = where.split(".")
+    for key in way:
+        spot = spot[int(key) if isinstance(spot, list) else key]
+    spot[last] = value
+    path.write_text(json.dumps(document), encoding="utf-8")
+    before = (session.tree, session.text, session.settings)
+    assert problem(session, f"/load {path}").hint
+    assert (session.tree, session.text, session.settings) == before
+
+
+@given(cut=st.integers(0, 3000), put=st.binary(max_size=4))
+@settings(max_examples=40)
+def test_any_bytes_are_loaded_or_refused_with_words(cut: int, put: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    session, path = Session(toy.partner(), SHORT), tmp_path_factory.mktemp("fuzz") / "s.json"
+    list(session.feed("once"))
+    list(session.feed(f"/save {path}"))
+    data = path.read_bytes()
+    path.write_bytes(data[:cut] + put + data[cut + len(put) :])
+    (event,) = session.feed(f"/load {path}")
+    assert isinstance(event, Problem | Notice)
+    check_consistent(session)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: path.mkdir(),
+        lambda path: None,
+    ],
+    ids=["deep", "not UTF-8", "folder", "missing"],
+)
+def test_what_is_no_file_of_ours_is_refused(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "s.json")
+    assert "s.json" in problem(Session(toy.partner(), SHORT), f"/load {tmp_path / 's.json'}").text
+
+
+def test_a_file_of_another_model_is_refused_with_its_name(tmp_path: Path) -> None:
+    list(Session(toy.partner(), SHORT).feed(f"/save {tmp_path / 's.json'}"))
+    told = problem(Session(toy.partner(digest="e5" * 32), SHORT), f"/load {tmp_path / 's.json'}")
+    assert "toy" in told.text
+    assert "charrnn repl toy" in told.hint
+
+
+def test_only_own_files_are_replaced(tmp_path: Path) -> None:
+    session, corpus, own = Session(toy.partner(), SHORT), tmp_path / "corpus.txt", tmp_path / "own.txt"
+    corpus.write_text("a year's work", encoding="utf-8")
+    list(session.feed("once"))
+    for command in ("/save", "/export"):
+        assert "exists already" in problem(session, f"{command} {corpus}").text
+    assert corpus.read_text(encoding="utf-8") == "a year's work"
+    for _ in range(2):
+        assert isinstance(next(iter(session.feed(f"/export {own}"))), Notice)
+    assert own.read_text(encoding="utf-8") == session.text.rstrip("\n") + "\n"
+    for who in (session, Session(toy.partner(), SHORT)):  # a session may take the place of another
+        assert isinstance(next(iter(who.feed(f"/save {tmp_path / 's.json'}"))), Notice)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder/x", "a\0b", "x" * 5000, "~nobody-of-that-name/x", "/dev/null"])
+@pytest.mark.parametrize("command", ["/save", "/load", "/export"])
+def test_impossible_files_are_problems(command: str, name: str) -> None:
+    problem(Session(toy.partner(), SHORT), f"{command} {name}")
+
+
+def test_lone_surrogates_become_characters() -> None:
+    session = Session(toy.partner("byte"), SHORT)
+    list(session.feed("a\ud800b"))
+    assert session.text.startswith("a\ufffdb")
+
+
+def test_every_command_is_in_help_and_completion_and_corrected() -> None:
+    session = Session(toy.partner(), SHORT)
+    (listing,) = session.feed("/help")
+    assert isinstance(listing, Listing)
+    for command in COMMANDS:
+        assert (command.usage, command.help) in listing.rows
+        assert f"/{command.name}" in complete(f"/{command.name[:2]}")
+        assert problem(session, f"/{command.name}x").hint == f"Did you mean /{command.name}?"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [("/se", ["/set"]), ("/SE", ["/set"]), ("/s", ["/set", "/show", "/save"]), ("/set to", ["top_k", "top_p"]),
+     ("/set temp ", []), ("text", []), ("", []), ("//s", []), ("/undo t", [])],
+)  # fmt: skip
+def test_completion(line: str, found: list[str]) -> None:
+    assert complete(line) == found
+
+
+def test_which_commands_want_a_file() -> None:
+    assert [wants_file(line) for line in ("/save a/b", "/load ", "/export x y", "/set x", "/save", "text")] == [
+        "a/b", "", "x y", None, None, None,
+    ]  # fmt: skip
+
+
+def test_a_spoilt_model_is_a_problem_and_no_crash() -> None:
+    session = Session(toy.partner(), SHORT)
+    weights = toy.weights(session.partner.tokenizer)
+    weights["output.bias"][:] = np.nan
+    object.__setattr__(session.partner, "engine", type(session.partner.engine)(toy.config(session.partner.tokenizer), weights))
+    assert isinstance(list(session.feed("once"))[-1], Problem)
+
+
+def test_priming_a_long_line_can_be_cancelled() -> None:
+    session = Session(toy.partner(), SHORT)
+    for event in session.feed("word " * 1000):
+        if isinstance(event, Typed):
+            session.cancel()
+    assert session.text == "word " * 1000
+    assert said(session, "")
+    check_consistent(session)
+
+
+def test_tail_is_the_end_of_the_text() -> None:
+    session = Session(toy.partner(), SHORT)
+    for line in ("one", "", "two"):
+        list(session.feed(line))
+        for count in (1, 5, 50, 500):
+            assert session.tree.tail(count) == session.text[-count:]
+    assert Tree(session.partner).tail(3) == ""
+
+
+if __name__ == "__main__":
+    import os
+    import tempfile
+
+    for transcript in TRANSCRIPTS.glob("*.txt"):
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)
+            Path("mine.txt").write_text("not yours to overwrite\n", encoding="utf-8")
+            transcript.write_text(played(transcript.read_text(encoding="utf-8")), encoding="utf-8")
