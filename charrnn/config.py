@@ -96,7 +96,9 @@ class ReadingConfig:
     newline: str = setting("lf", "Turn CRLF and CR into LF, or keep them.", choices=["lf", "keep"])
     field: str = setting("text", "The field of .jsonl rows that holds the text.")
     column: str = setting(
-        "", "The column of .csv and .tsv rows: a name, or a number from 1.", automatic="the only one, or 'text'"
+        "",
+        "The column of .csv and .tsv rows: a name, or a number from 1 (then there is no header).",
+        automatic="the only one, or 'text'",
     )
     max_unpacked: int = setting(8 << 30, "Most bytes a .gz may unpack to.", low=1)
 
@@ -110,7 +112,9 @@ class TokenizerConfig:
         "Units of text; auto is char up to 500 distinct characters, else subword.",
         choices=["auto", "char", "byte", "subword"],
     )
-    vocab_size: int = setting(0, "Pieces of a subword vocabulary.", low=0, high=200_000, automatic="from the corpus size")
+    vocab_size: int = setting(
+        0, "Pieces of a subword vocabulary, from 300.", low=0, high=200_000, automatic="from the corpus size"
+    )
     subword_model: str = setting("unigram", "Kind of subword model.", choices=["unigram", "bpe"])
     min_count: int = setting(
         0, "Characters seen fewer times become <unk>.", low=0, automatic="2 where that hides under 0.1 % of the text, else 1"
@@ -141,6 +145,10 @@ class TrainingConfig:
     clip: float = setting(0.25, "Most the global norm of the gradient may be (0: no clipping).", low=0, high=1e6)
     ema: float = setting(0.998, "Decay of the averaged weights (0: no averaging).", low=0, high=1, high_open=True)
     reset: float = setting(0.02, "Chance that a stream starts a window from a zero state, as a prompt does.", low=0, high=1)
+    forget_bias: float = setting(0.0, "Added to an LSTM's forget gate at the start.", low=-100, high=100)
+    recurrent_init: str = setting(
+        "uniform", "Initial recurrent weights; uniform is torch's own.", choices=["uniform", "orthogonal"]
+    )
     steps: int = setting(0, "Optimizer steps to make.", low=0, high=2**40, automatic="from the time")
     val_fraction: float = setting(0.1, "Share of the text, at its end, kept for validation (0: none).", low=0, high=0.9)
     eval_every: int = setting(0, "Steps between evaluations.", low=0, automatic="about 15 a run")
@@ -148,7 +156,7 @@ class TrainingConfig:
     patience: int = setting(6, "Evaluations without a better loss after which training stops (0: never).", low=0)
     seed: int = setting(1, "Seed of weights, data order and dropout.", low=0, high=2**63 - 1)
     device: str = setting(
-        "auto", "Where to train; auto is cuda if there is one, else cpu.", choices=["auto", "cpu", "cuda", "mps"]
+        "auto", "Where to compute; auto is cuda if there is one, else cpu.", choices=["auto", "cpu", "cuda", "mps"]
     )
     precision: str = setting(
         "auto", "Arithmetic; auto is fp32 on a CPU, bf16 or fp16 on a GPU.", choices=["auto", "fp32", "bf16", "fp16"]
@@ -196,7 +204,7 @@ def _inside(value: float, bounds: tuple[float, float, bool, bool]) -> bool:
     low, high, low_open, high_open = bounds
     above = value > low if low_open else value >= low
     below = value < high if high_open else value <= high
-    return above and below and not math.isinf(value)  # nan compares false with everything
+    return above and below and abs(value) != math.inf  # nan compares false with everything
 
 
 def bounds_text(item: Field[Any]) -> str:
@@ -204,10 +212,14 @@ def bounds_text(item: Field[Any]) -> str:
     low, high, low_open, high_open = item.metadata["bounds"]
     parts = []
     if not math.isinf(low):
-        parts.append(f"{'above' if low_open else 'at least'} {low:g}")
+        parts.append(f"{'above' if low_open else 'at least'} {_shown(low)}")
     if not math.isinf(high):
-        parts.append(f"{'below' if high_open else 'at most'} {high:g}")
+        parts.append(f"{'below' if high_open else 'at most'} {_shown(high)}")
     return " " + " and ".join(parts) if parts else ""
+
+
+def _shown(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:

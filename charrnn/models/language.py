@@ -32,14 +32,12 @@ class LanguageModel(nn.Module):
         self.dropout_output = dropout_output
         if config.embedding == "learned":
             self.embedding = nn.Embedding(config.vocab_size, config.embedding_size)
-            nn.init.normal_(self.embedding.weight, std=config.embedding_size**-0.5 if config.tie_weights else 0.1)
+            # As an input an embedding learns best at torch's own scale, 1; as an output layer that would be far too loud.
+            nn.init.normal_(self.embedding.weight, std=config.hidden_size**-0.5 if config.tie_weights else 1.0)
         self.recurrent = Recurrent(config, dropout_layers)
         self.output = nn.Linear(config.hidden_size, config.vocab_size)
-        nn.init.zeros_(self.output.bias)
         if config.tie_weights:
             self.output.weight = self.embedding.weight
-        else:
-            nn.init.normal_(self.output.weight, std=config.hidden_size**-0.5 / 4)
 
     def begin(self, batch: int = 1) -> State:
         """The zero state for `batch` streams: a flat tuple of (B, H) tensors."""

@@ -31,8 +31,6 @@ class Recurrent(nn.Module):
         widths = [config.input_size] + [config.hidden_size] * (config.layers - 1)
         self.layers = nn.ModuleList(_layer(config, width) for width in widths)
         self.per_layer = 2 if config.cell == "lstm" else 1
-        for layer in self.layers:
-            _initialise(layer, config)
 
     def begin(self, batch: int) -> State:
         """The zero state for `batch` streams."""
@@ -65,17 +63,18 @@ def _layer(config: ModelConfig, width: int) -> nn.Module:
     return nn.LSTM(width, config.hidden_size) if config.cell == "lstm" else nn.GRU(width, config.hidden_size)
 
 
-def _initialise(layer: nn.Module, config: ModelConfig) -> None:
-    """Orthogonal recurrent blocks (Saxe et al. 2014), Glorot input blocks, zero biases, forget gate 1 (Gers et al.)."""
-    size = config.hidden_size
-    for name, weight in layer.named_parameters():
-        if name.startswith("bias"):
-            nn.init.zeros_(weight)
-            continue
-        fill = nn.init.orthogonal_ if name.startswith("weight_hh") else nn.init.xavier_uniform_
-        for block in range(config.gates):
-            with torch.no_grad():
-                fill(weight[block * size : (block + 1) * size])
-    if config.cell == "lstm":
-        with torch.no_grad():
-            layer.get_parameter("bias_ih_l0")[size : 2 * size] = 1.0
+def initialise(stack: Recurrent, forget_bias: float, orthogonal: bool) -> None:
+    """Change torch's own initial weights (uniform within 1/sqrt(H) of zero, biases too) where that is wanted.
+
+    `forget_bias` is added to the bias of an LSTM's forget gate (Gers et al. 2000; Jozefowicz et al. 2015 advise 1);
+    `orthogonal` makes each gate's recurrent block orthogonal (Saxe et al. 2014).
+    """
+    size = stack.hidden_size
+    with torch.no_grad():
+        for layer in stack.layers:
+            weight = layer.get_parameter("weight_hh_l0")  # (G*H, H)
+            if stack.cell == "lstm":
+                layer.get_parameter("bias_ih_l0")[size : 2 * size] += forget_bias
+            if orthogonal:
+                for block in torch.split(weight, size):
+                    nn.init.orthogonal_(block)

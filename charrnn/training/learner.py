@@ -24,6 +24,7 @@ from torch import Tensor
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharrnnError, CheckpointError
 from charrnn.models.language import LanguageModel, export_weights, import_weights
+from charrnn.models.recurrent import initialise
 from charrnn.runs.checkpoint import Tensors
 from charrnn.training import device as machine
 from charrnn.training.batching import Cursor, Streams
@@ -48,7 +49,9 @@ class Learner:
         self.precision = machine.resolve_precision(training.precision, device)
         torch.manual_seed(training.seed)
         dropouts = {name: getattr(training, name) for name in ("dropout_embedding", "dropout_layers", "dropout_output")}
-        self.network = LanguageModel(model, **dropouts).to(device)
+        self.network = LanguageModel(model, **dropouts)
+        initialise(self.network.recurrent, training.forget_bias, training.recurrent_init == "orthogonal")
+        self.network.to(device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = _adamw(self.network, training)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
