@@ -7,7 +7,9 @@ and lets Rich export the screen. Needs the test extra (pexpect, pyte). Nothing o
 from __future__ import annotations
 
 import io
+import itertools
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -28,6 +30,7 @@ def main() -> None:
     screen = pyte.Screen(COLUMNS, ROWS)
     stream = pyte.ByteStream(screen)
     environment = {**os.environ, "TERM": "xterm-256color", "PS1": "$ ", "CHARRNN_NOHISTORY": "1", "PROMPT_COMMAND": ""}
+    environment["PROMPT_TOOLKIT_NO_CPR"] = "1"  # nobody here answers where the cursor is
     environment.pop("NO_COLOR", None)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     shell = pexpect.spawn("bash --norc --noprofile", env=environment, dimensions=(ROWS, COLUMNS), cwd=str(ROOT))
@@ -61,20 +64,28 @@ def export(screen: pyte.Screen) -> None:
         rows.pop()
     for text in rows:
         console.print(text)
-    console.save_svg(str(ROOT / "docs" / "session.svg"), title="charrnn", unique_id="session")
+    svg = console.export_svg(title="charrnn", unique_id="session")
+    svg = re.sub(r"@font-face \{.*?\n    \}\n", "", svg, flags=re.DOTALL)  # a picture that fetches nothing
+    (ROOT / "docs" / "session.svg").write_text(svg, encoding="utf-8")
 
 
 def row(screen: pyte.Screen, number: int) -> Text:
-    """One line of the screen with its colours."""
+    """One line of the screen with its colours, in runs; a space joins the run before it, for Rich's export loses it else."""
+    cells = [screen.buffer[number][column] for column in range(COLUMNS)]
+    styles: list[str] = []
+    for cell in cells:
+        styles.append(styles[-1] if styles and cell.data == " " else style_of(cell))
     text = Text()
-    for column in range(COLUMNS):
-        cell = screen.buffer[number][column]
-        names = {"default": "", "brown": "yellow"}
-        colour = names.get(cell.fg, cell.fg)
-        style = f"{'bold ' if cell.bold else ''}{colour}".strip()
-        text.append(cell.data, style or None)
+    for style, run in itertools.groupby(zip(styles, cells, strict=True), key=lambda pair: pair[0]):
+        text.append("".join(cell.data for _, cell in run), style or None)
     text.rstrip()
     return text
+
+
+def style_of(cell: pyte.screens.Char) -> str:
+    """A cell's colour in Rich's words."""
+    colour = {"default": "", "brown": "yellow"}.get(cell.fg, cell.fg)
+    return f"{'bold ' if cell.bold else ''}{colour}".strip()
 
 
 if __name__ == "__main__":
