@@ -29,6 +29,7 @@ from charrnn.text.corpus import Source, Survey, TokenData
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import recipe
+from charrnn.training.batching import fit
 from charrnn.training.events import Event, Started
 from charrnn.training.learner import Learner
 from charrnn.training.probe import seconds_per_step
@@ -174,12 +175,31 @@ def _check_validation(data: TokenData, val_fraction: float) -> None:
 
 def _plan(asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float) -> Plan:
     wishes = {name: value for name, value in asked.items() if name != "vocab_size"}
-    wishes["threads"] = wishes.get("threads") or torch.get_num_threads()
+    timed = bound.minutes is not None or not bound.given
+    notes: tuple[str, ...] = ()
+    if not wishes.get("threads"):
+        wishes["threads"] = torch.get_num_threads()
+        if timed and device.type == "cpu" and wishes["threads"] > 1 and _busy(material, wishes["threads"], device):
+            wishes["threads"], notes = 1, ("threads: 1, which is faster here and now: other programs use the cores",)
+            torch.set_num_threads(1)
     wishes["precision"] = machine.resolve_precision(wishes.get("precision", "auto"), device)
     wishes["device"] = device.type
     facts = Facts(len(material.data.train), len(material.data.val), material.tokenizer.vocab_size, device.type)
     timer = lambda model, training: seconds_per_step(model, training, material.data.train, device)  # noqa: E731
-    return recipe.plan(wishes, facts, bound, lambda: time.monotonic() - started_at, timer)
+    plan = recipe.plan(wishes, facts, bound, lambda: time.monotonic() - started_at, timer)
+    return replace(plan, notes=(*notes, *plan.notes))
+
+
+def _busy(material: Material, threads: int, device: torch.device) -> bool:
+    """Whether one thread outruns all of them: threads that wait for each other crawl when another program holds a core."""
+    tokens = material.data.train
+    batch, window = fit(len(tokens), 16, 64)
+    training = TrainingConfig(batch_size=batch, window=window, steps=1000)
+    seconds = {}
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        seconds[count] = seconds_per_step(ModelConfig(vocab_size=material.tokenizer.vocab_size), training, tokens, device)
+    return seconds[1] < seconds[threads]
 
 
 def _new_run(

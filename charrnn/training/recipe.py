@@ -17,8 +17,9 @@ from charrnn.errors import CorpusError, UsageError
 from charrnn.training.batching import fit
 
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
-TOKENS_PER_PARAMETER = 6.0  # a larger network must be fed this many tokens for each of its weights to pay
-PARAMETERS_PER_TOKEN = 3.0  # and may hold at most this many weights for each token of the text
+TOKENS_PER_PARAMETER = 6.0  # a larger network must be fed this many tokens for each of its weights to pay,
+PASSES = 18  # or see the text this often, after which there is little more in it;
+PARAMETERS_PER_TOKEN = 6.0  # and may hold at most this many weights for each token of the text
 EVALUATIONS = 15
 LEAST_EVERY = 20  # steps between evaluations, however short the run
 FORWARD_SHARE = 0.35  # of a step's time that the same tokens take in an evaluation
@@ -161,7 +162,8 @@ def _largest_affordable(asked: Mapping[str, Any], facts: Facts, training: Traini
         weights = recurrent_parameters(model)
         if weights > PARAMETERS_PER_TOKEN * facts.train_tokens:
             break
-        if budget.steps(model) * training.batch_size * training.window < TOKENS_PER_PARAMETER * weights:
+        fed = budget.steps(model) * training.batch_size * training.window
+        if fed < min(TOKENS_PER_PARAMETER * weights, PASSES * facts.train_tokens):
             break
         chosen = model
     return chosen
