@@ -42,13 +42,16 @@ class TextModel:
         settings = from_mapping(SamplingConfig, sampling, "stream()")
         if length is not None and length < 0:
             raise UsageError(f"length is {length}; expected at least 0, or None.", "Give length=500.")
+        if seed is not None and not 0 <= seed < 2**63:
+            raise UsageError(f"seed is {seed}; expected a number from 0 to 2**63 - 1.", "Give seed=1.")
         ids = [*self.model.start, *(int(i) for i in self.model.tokenizer.encode(prompt))]
         prefix = generate.prime(self.engine, ids)
         seed = secrets.randbits(32) if seed is None else seed
         recent = ids[len(self.model.start) :]
         tokens = generate.stream(
-            self.engine, self.model.tokenizer, prefix, settings, seed=seed, length=length, stops=stop, recent=recent
-        )
+            self.engine, self.model.tokenizer, prefix, settings, seed=seed, length=length, stops=stop, recent=recent,
+            at_eos="newline" if self.model.knows_ends else "never",
+        )  # fmt: skip
         for token in tokens:
             if token.text:
                 yield token.text

@@ -33,6 +33,10 @@ def replace(path: Path, data: bytes | bytearray | memoryview) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Like `replace`, for content that is written piece by piece into the file this yields."""
     target = Path(os.path.realpath(path))
+    if _is_device(path, target):  # written to, not replaced
+        with _reported(path), open(target, "wb") as device:
+            yield device
+        return
     temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         with _reported(path):
@@ -106,6 +110,12 @@ def locked(path: Path, *, owner: str = "", wait_seconds: float = 0.0) -> Iterato
         with contextlib.suppress(OSError):
             holder.unlink()
         lock.release()
+
+
+def _is_device(path: Path, target: Path) -> bool:
+    """Whether `target` is something that is neither a file nor a folder: a terminal, a pipe, /dev/full."""
+    with _reported(path):
+        return target.exists() and not target.is_file() and not target.is_dir()
 
 
 def _holder_of(path: Path) -> str:

@@ -132,7 +132,7 @@ def test_every_setting_has_an_option_and_an_environment_variable() -> None:
         ["train", "verse.txt", "--learning-rate", "nan"], ["train", "verse.txt", "--cell", "transformer"],
         ["train", "verse.txt", "--dropout-output", "1"], ["train", "verse.txt", "--layers", "1e3"],
         ["train", "--resume", "verse", "--name", "x"], ["train", "--resume", "verse", "--layers", "2"],
-        ["train", "verse.txt", "--name", "../x", "--steps", "1"], ["eval", "verse"], ["score", "verse"], ["inspect"],
+        ["train", "verse.txt", "--name", "../x", "--steps", "1"], ["eval", "verse"], ["score", "verse"],
         ["eval", "verse", "verse.txt", "--split", "train"], ["train", "verse.txt", "--no-such-option"],
     ],
     ids=" ".join,

@@ -92,3 +92,11 @@ def test_sweep_and_truncate(tmp_path: Path) -> None:
     durable.append_line(tmp_path / "log", "two")
     durable.truncate(tmp_path / "log", 4)
     assert (tmp_path / "log").read_bytes() == b"one\n"
+
+
+def test_a_device_is_written_to_and_not_replaced() -> None:
+    with pytest.raises(WriteError):
+        durable.replace(Path("/dev/full"), b"x" * 10_000)
+    durable.replace(Path(os.devnull), b"x")
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)

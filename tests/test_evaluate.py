@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -27,7 +28,7 @@ def slowly(network: LanguageModel, tokens: np.ndarray) -> tuple[float, int]:
     network.eval()
     state, nats, right = network.begin(1), 0.0, 0
     with torch.no_grad():
-        for before, target in zip(tokens[:-1], tokens[1:], strict=True):
+        for before, target in itertools.pairwise(tokens):
             logits, state = network.step(torch.tensor([int(before)]), state)
             nats -= float(torch.log_softmax(logits.double(), -1)[0, int(target)])
             right += int(logits.argmax()) == int(target)

@@ -131,14 +131,14 @@ def test_length_counts_tokens_and_none_is_for_ever() -> None:
 
 def test_reserved_ids_are_never_drawn() -> None:
     engine = Script([UNK, PAD, BOS], LETTERS.vocab_size)  # all it wants to say
-    tokens = list(stream(engine, LETTERS, prime(engine, [BOS]), SETTINGS, seed=0, length=300, end_at_eos=False))
+    tokens = list(stream(engine, LETTERS, prime(engine, [BOS]), SETTINGS, seed=0, length=300, at_eos="newline"))
     assert set(ids_of(tokens)) == {EOS, 4, 5, 6, 7, 8}
 
 
 def test_eos_ends_a_stream_or_is_a_newline() -> None:
     assert text_of(scripted([4, 5, EOS, 6])) == "ab"
     assert ids_of(scripted([4, 5, EOS, 6])) == [4, 5]
-    tokens = scripted([4, 5, EOS, 6], end_at_eos=False)
+    tokens = scripted([4, 5, EOS, 6], at_eos="newline")
     assert [token.text for token in tokens] == ["a", "b", "\n", "c"]
     assert tokens[2].id == EOS
 
@@ -153,7 +153,7 @@ def test_a_stop_across_tokens_ends_the_stream_before_it() -> None:
     assert text_of(tokens) == "ab"
     assert ids_of(tokens) == [4, 5, 6, 7]
     assert text_of(scripted([4, 5, 4, 5, 6, 7], stops=["abc"])) == "ab"
-    assert text_of(scripted([4, 5, EOS, 6], stops=["\n"], end_at_eos=False)) == "ab"
+    assert text_of(scripted([4, 5, EOS, 6], stops=["\n"], at_eos="newline")) == "ab"
 
 
 def test_half_a_character_is_never_shown() -> None:
@@ -161,7 +161,7 @@ def test_half_a_character_is_never_shown() -> None:
     ids = tokenizer.encode("a\u20ac\U0001f600").tolist()
     assert [token.text for token in scripted(ids, tokenizer)] == ["a", "", "", "\u20ac", "", "", "", "\U0001f600"]
     assert text_of(scripted(ids[:3], tokenizer)) == tokenizer.decode(ids[:3]) == "a\ufffd"
-    assert text_of(scripted([*ids[:3], EOS, ids[0]], tokenizer, end_at_eos=False)) == "a\ufffd\na"
+    assert text_of(scripted([*ids[:3], EOS, ids[0]], tokenizer, at_eos="newline")) == "a\ufffd\na"
     assert text_of(scripted([*ids[:3], EOS], tokenizer)) == "a\ufffd"
     assert text_of(scripted(ids, tokenizer, stops=["\U0001f600"])) == "a\u20ac"
 

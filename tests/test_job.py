@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from charrnn.errors import CheckpointError, CorpusError, LockedError, UsageError
 from charrnn.runs import checkpoint
@@ -25,7 +26,7 @@ CLOCK = {"seconds", "tokens_per_second", "eta_seconds", "memory_bytes"}
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    words = "rain river lamp harbour bread moon and the of a slow bright over under".split()
+    words = ["rain", "river", "lamp", "harbour", "bread", "moon", "and", "the", "of", "a", "slow", "bright", "over", "under"]
     choose = random.Random(3)
     lines = [" ".join(choose.choices(words, k=6)).capitalize() + "." for _ in range(200)]
     path = tmp_path / "words.txt"
@@ -213,3 +214,94 @@ def test_wrong_settings_are_refused_before_anything_is_made(text: Path, asked: d
     with pytest.raises(UsageError):
         list(train(text, **asked))
     assert not (text.parent / "checkpoints").exists()
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Change metadata["resume"] and the tensors of a last save, and seal it again."""
+    content = checkpoint.read(folder / runs.LAST_FILE)
+    tensors = dict(content.tensors)
+    change(content.metadata["resume"], tensors)
+    checkpoint.write(folder / runs.LAST_FILE, content.metadata, tensors)
+
+
+OPTIMIZER = "optimizer/exp_avg/recurrent.layers.0.weight_hh_l0"
+SPOILED: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
+    "optimizer tensor too small": lambda resume, tensors: tensors.update({OPTIMIZER: tensors[OPTIMIZER][:3]}),
+    "optimizer tensor missing": lambda resume, tensors: tensors.pop(OPTIMIZER),
+    "optimizer tensor of another type": lambda resume, tensors: tensors.update({OPTIMIZER: tensors[OPTIMIZER].astype("f8")}),
+    "state of another shape": lambda resume, tensors: tensors.update({"state/0": tensors["state/0"][:1]}),
+    "sums of another shape": lambda resume, tensors: tensors.update({"progress/sums": tensors["progress/sums"][:2]}),
+    "random state too short": lambda resume, tensors: tensors.update({"random/cpu": tensors["random/cpu"][:9]}),
+    "unknown tensor": lambda resume, tensors: tensors.update({"more": tensors["state/0"]}),
+    "best is no number": lambda resume, tensors: resume.update(best={"loss": "x"}),
+    "cursor beyond the text": lambda resume, tensors: resume.update(cursor={"epoch": 0, "window": 10**9}),
+    "cursor before it": lambda resume, tensors: resume.update(cursor={"epoch": -1, "window": 0}),
+    "windows larger than the text": lambda resume, tensors: resume["training"].update(batch_size=5000),
+    "a setting out of bounds": lambda resume, tensors: resume["training"].update(dropout_output=2),
+    "an unknown setting": lambda resume, tensors: resume["training"].update(nonsense=2),
+    "a source that is no name": lambda resume, tensors: resume.update(sources=[1]),
+    "a negative length": lambda resume, tensors: resume.update(metrics_bytes=-1),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_last_save_that_lies_is_refused(text: Path, what: str) -> None:
+    folder = finished(train(text, stop=after(12))).folder
+    rewritten(folder, SPOILED[what])
+    with pytest.raises(CheckpointError, match=r"last\.safetensors|training state"):
+        list(job.resume(folder))
+
+
+def test_resume_after_an_early_stop_goes_on_exactly(text: Path) -> None:
+    asked = {"patience": 2, "eval_every": 5, "learning_rate": 5.0, "clip": 0.0, "ema": 0.0, "schedule": "constant"}
+    straight = finished(train(text, steps=400, **asked))
+    interrupted = finished(train(text, steps=400, stop=after(straight.step - 3), **asked))
+    resumed = finished(job.resume(interrupted.folder))
+    assert (resumed.reason, resumed.step) == (straight.reason, straight.step) == ("early stop", straight.step)
+    assert digest(resumed.folder) == digest(straight.folder)
+
+
+def test_evaluating_the_validation_part_gives_the_figure_of_training(tmp_path: Path) -> None:
+    from charrnn.training.evaluate import evaluate_text
+
+    rows = [f"row {number} of a table with something in it" for number in range(90)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    events = job.run([str(tmp_path / "rows.jsonl")], asked={**SMALL, "ema": 0.0}, root=tmp_path / "c", bound=Bound(steps=30))
+    done = finished(events)
+    model = runs.load(done.folder)
+    split = int(0.9 * sum(map(len, rows)))
+    kept, before = [], split
+    for row in rows:
+        kept.append(row[before:])
+        before = max(0, before - len(row))
+    report = evaluate_text(model, [row for row in kept if row], threads=1)
+    assert report.hidden == 0
+    # training scores from the part's first token on, evaluation from the model's start: they differ in one token of hundreds
+    assert report.loss == pytest.approx(done.best_loss, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("text", "separator"),
+    [
+        ("a\nb\n\n\nc\nd\n\n\ne\nf\n\n\ng\n", "\n\n\n"),
+        ("one line\nand another\n\nnew speaker\n" * 5, "\n\n"),
+        ("no paragraph\n" * 50 + "\n\n\n", "\n"),
+        ("nothing at all", "\n"),
+        ("x" + "\n" * 50 + "y" + "\n" * 50 + "z" + "\n" * 50 + "w", "\n" * 8),
+    ],
+)
+def test_a_text_begins_after_what_separates_its_parts(text: str, separator: str) -> None:
+    assert job.separator_of(text) == separator
+
+
+def test_a_busy_machine_is_met_with_one_thread(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text.write_text(text.read_text() * 3)
+    monkeypatch.setattr(job, "seconds_per_step", lambda model, *rest: 0.001 * (1 + (torch.get_num_threads() > 1)))
+    monkeypatch.setattr(job.machine, "available_cores", lambda: 2)
+    asked = {name: value for name, value in SMALL.items() if name != "threads"}
+    events = job.run([str(text)], asked=asked, root=text.parent / "c", bound=Bound(minutes=0.02), stop=lambda: True)
+    started = next(events)
+    assert isinstance(started, Started)
+    assert started.settings["threads"] == 1
+    assert any(note.startswith("threads: 1") for note in started.notes)
+    list(events)

@@ -178,5 +178,5 @@ def test_plain_lines_are_few() -> None:
     listener.feed(FINISHED)
     assert lines[6:] == [
         "step 1,200  validation loss 1.6010  2.3097 bits/char  perplexity 4.96  accuracy 53.1%  (best so far)",
-        "sample at step 1,200:", "  | one␛", "  | two", "saved x/last.safetensors at step 1,200",
+        "sample at step 1,200:", "  | one␛", "  | two",
     ]  # fmt: skip

@@ -35,4 +35,6 @@ def weights(units: Tokenizer, end_bias: float = -1e4) -> dict[str, NDArray[np.fl
 def partner(kind: str = "char", end_bias: float = -1e4, digest: str = "d1" * 32) -> Partner:
     units = tokenizer(kind)
     start = (int(units.encode("\n")[0]),)
-    return Partner(Engine(config(units), weights(units, end_bias)), units, start, "toy", digest, (("network", "lstm 2x16"),))
+    return Partner(
+        Engine(config(units), weights(units, end_bias)), units, start, "toy", digest, "newline", (("network", "lstm 2x16"),)
+    )

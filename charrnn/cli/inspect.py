@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, options
+from charrnn.cli import console, loading, options
 from charrnn.cli.runs import shape_text
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ WIDTH = 100
 
 
 @rich_click.command()
-@options.apply([options.run_argument(), options.json_option("One JSON object."), options.checkpoints_option()])
-def inspect(run: str, as_json: bool, checkpoints: Path) -> None:
+@options.apply([options.run_argument(required=False), options.json_option("One JSON object."), options.checkpoints_option()])
+def inspect(run: str | None, as_json: bool, checkpoints: Path) -> None:
     """Show what a run is: its network, tokenizer, scores, where it came from, and its tensors.
 
     RUN may be a file that somebody sent you: what it says is checked, and nothing in it is ever executed.
@@ -30,16 +30,13 @@ def inspect(run: str, as_json: bool, checkpoints: Path) -> None:
         charrnn inspect poems
         charrnn inspect downloaded.safetensors --json
     """
-    from charrnn.runs import model as models
-    from charrnn.runs import registry
-
-    model = models.load(registry.resolve(run, checkpoints))
+    model = loading.load(run, checkpoints)
     with console.Output() as out:
         if as_json:
             out.write(json.dumps(_record(model), ensure_ascii=False) + "\n")
         else:
             out.write("\n".join(_card(model)) + "\n")
-    console.suggest(f"`charrnn sample {run}`")
+    console.suggest(f"`charrnn sample {console.quoted(run or model.name)}`")
 
 
 def _record(model: Model) -> dict[str, Any]:

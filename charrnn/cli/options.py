@@ -185,6 +185,11 @@ def _complete_run(context: click.Context, parameter: click.Parameter, incomplete
     return found or [CompletionItem(incomplete, type="file")]
 
 
+def complete_file(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+    """Leave it to the shell, which knows files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 def config_option(panel: str = "Options") -> Decorator[Any]:
     """--config FILE: settings from a TOML file, below flags and environment."""
     return rich_click.option(

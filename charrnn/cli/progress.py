@@ -24,7 +24,7 @@ class Listener(Protocol):
 
 
 class Lines:
-    """A listener that writes plain lines: one every few seconds, one for each evaluation, sample and save."""
+    """A listener that writes plain lines: one every few seconds, one for each evaluation and sample."""
 
     def __init__(self, write: Callable[[str], None] = console.say, clock: Callable[[], float] = time.monotonic) -> None:
         self._write, self._clock = write, clock
@@ -54,7 +54,7 @@ class Lines:
                 for line in sample_lines(event.text):
                     self._write(f"  | {line}")
             case Saved():
-                self._write(f"saved {console.shown_path(event.path)} at step {event.step:,}")
+                pass  # after every evaluation; the end says where
             case Finished():
                 pass  # the command tells the end, in the same words on and off a terminal
 

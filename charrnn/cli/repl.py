@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import rich_click
 
-from charrnn.cli import console, options
+from charrnn.cli import console, loading, options
 from charrnn.cli.runs import shape_text
 from charrnn.decoding.settings import Settings
 from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
     from charrnn.decoding.events import Output
+    from charrnn.decoding.generate import AtEos
     from charrnn.decoding.session import Session
     from charrnn.decoding.tree import Partner
     from charrnn.runs.model import Model
@@ -65,10 +66,8 @@ def repl(run: str | None, stops: tuple[str, ...], checkpoints: Path, **values: A
 
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
-    from charrnn.runs import model as models
-    from charrnn.runs import registry
 
-    model = models.load(registry.resolve(run, checkpoints))
+    model = loading.load(run, checkpoints)
     with engines.single_thread():
         session = Session(_partner(model), settings)
         if sys.stdin.isatty() and sys.stdout.isatty():
@@ -99,7 +98,8 @@ def _partner(model: Model) -> Partner:
     card = [("file", console.shown_path(model.path)), ("network", shape_text(asdict(model.config)))]
     card.append(("parameters", f"{sum(array.size for array in model.weights.values()):,}"))
     engine = Engine(model.config, model.weights)
-    return Partner(engine, model.tokenizer, model.start, model.name, model.digest, tuple(card))
+    at_eos: AtEos = "newline" if model.knows_ends else "never"
+    return Partner(engine, model.tokenizer, model.start, model.name, model.digest, at_eos, tuple(card))
 
 
 def _lines() -> Iterator[str]:
@@ -134,7 +134,8 @@ def _converse(session: Session, greeting: str) -> None:
                     line = prompt.read()
                     if fancy and is_command(line):
                         screen.typed(line + "\n")
-                    going_on = screen.show(session.feed(line))
+                    with _unechoed():
+                        going_on = screen.show(session.feed(line))
                 except KeyboardInterrupt:
                     if not prompt.dropped():
                         console.note(HOW_TO_LEAVE)
@@ -180,6 +181,23 @@ class _PlainReader:
 
     def dropped(self) -> str:
         return ""
+
+
+@contextmanager
+def _unechoed() -> Iterator[None]:
+    """Keys pressed while the model speaks wait for the next line, and do not show in the middle of the poem."""
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, options, reading
+from charrnn.cli import console, loading, options, reading
 from charrnn.config import SamplingConfig
 from charrnn.errors import UsageError
 
@@ -36,6 +36,7 @@ class Plan:
     seed: int
     num: int
     length: int | None  # tokens; None is for ever
+    until_end: bool  # of a document
     stops: tuple[str, ...]
 
 
@@ -46,6 +47,10 @@ class Plan:
         rich_click.option(
             "--length", type=options.LengthType(), default="500", envvar="CHARRNN_LENGTH", show_default="500", metavar="N|inf",
             help="Tokens to write (characters, for a char model); inf goes on until Ctrl-C.", panel="Text",
+        ),
+        rich_click.option(
+            "--until-end", is_flag=True, panel="Text",
+            help="End where the model ends a document (it learns this from a corpus of several); else another one begins.",
         ),
         rich_click.option(
             "--prompt", default="", metavar="TEXT|@FILE|-", panel="Text",
@@ -63,8 +68,8 @@ class Plan:
     ]
 )  # fmt: skip
 def sample(
-    run: str | None, length: float, prompt: str, stops: tuple[str, ...], as_json: bool, output: str | None,
-    checkpoints: Path, **values: Any,
+    run: str | None, length: float, until_end: bool, prompt: str, stops: tuple[str, ...], as_json: bool,
+    output: str | None, checkpoints: Path, **values: Any,
 ) -> None:  # fmt: skip
     """Write a text with a trained model.
 
@@ -77,11 +82,8 @@ def sample(
         charrnn sample --length inf                    until Ctrl-C
         charrnn sample --num 20 --json -o texts.jsonl
     """
-    plan = _plan(length, prompt, stops, as_json or output not in (None, "-"), values)
-    from charrnn.runs import model as models
-    from charrnn.runs import registry
-
-    model = models.load(registry.resolve(run, checkpoints))
+    plan = _plan(length, until_end, prompt, stops, as_json or output not in (None, "-"), values)
+    model = loading.load(run, checkpoints)
     _tell_unknown(model, plan.prompt)
     if values["seed"] is None:
         console.note(f"seed {plan.seed}")
@@ -90,7 +92,9 @@ def sample(
     console.suggest("`charrnn repl` to write together with it")
 
 
-def _plan(length: float, prompt: str, stops: Sequence[str], bounded: bool, values: dict[str, Any]) -> Plan:
+def _plan(
+    length: float, until_end: bool, prompt: str, stops: Sequence[str], bounded: bool, values: dict[str, Any]
+) -> Plan:  # fmt: skip
     num, seed = values["num"] or 1, values["seed"]
     if math.isinf(length) and (bounded or num > 1):
         raise UsageError("--length inf never ends, so it goes with neither --json, -o nor --num.", "Give --length a number.")
@@ -102,7 +106,7 @@ def _plan(length: float, prompt: str, stops: Sequence[str], bounded: bool, value
         seed = secrets.randbelow(2**32)
     settings = SamplingConfig(**options.asked(values, SamplingConfig))
     bound = None if math.isinf(length) else int(length)
-    return Plan(settings, reading.prompt(prompt), seed, num, bound, tuple(stops))
+    return Plan(settings, reading.prompt(prompt), seed, num, bound, until_end, tuple(stops))
 
 
 def _tell_unknown(model: Model, prompt: str) -> None:
@@ -152,7 +156,7 @@ def _tokens(engine: Engine, model: Model, prefix: Prefix, plan: Plan, index: int
     return generate.stream(
         engine, model.tokenizer, prefix, plan.settings,
         seed=plan.seed, stream_index=index, length=plan.length, stops=plan.stops, recent=recent,
-        end_at_eos=plan.length is not None,
+        at_eos=("end" if plan.until_end else "newline") if model.knows_ends else "never",
     )  # fmt: skip
 
 

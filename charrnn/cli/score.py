@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, options, reading
+from charrnn.cli import console, loading, options, reading
 from charrnn.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Line:
 @options.apply(
     [
         options.run_argument(),
-        rich_click.argument("text", metavar="TEXT|FILE|-"),
+        rich_click.argument("text", metavar="TEXT|FILE|-", shell_complete=options.complete_file),
         options.json_option("One JSON object for each line of the text: its number, text, characters and bits."),
         options.checkpoints_option(),
     ]
@@ -50,11 +50,8 @@ def score(run: str, text: str, as_json: bool, checkpoints: Path) -> None:
         charrnn score poems letter.txt
         charrnn score poems letter.txt --json | jq .bits_per_character
     """
-    from charrnn.runs import model as models
-    from charrnn.runs import registry
-
     content = reading.text_or_file(text)
-    model = models.load(registry.resolve(run, checkpoints))
+    model = loading.load(run, checkpoints)
     if not content:
         raise CorpusError("the text is empty; there is nothing to score.", "Give some text.")
     ids, costs = _costs(model, content)

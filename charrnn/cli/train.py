@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -27,7 +28,7 @@ SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSo
 @rich_click.command()
 @options.apply(
     [
-        rich_click.argument("corpus", nargs=-1, metavar="CORPUS..."),
+        rich_click.argument("corpus", nargs=-1, metavar="CORPUS...", shell_complete=options.complete_file),
         *options.settings(options.BoundConfig, "How long (one of them)"),
         *options.settings(TrainingConfig, "How long (one of them)", only=("steps",)),
         rich_click.option("--name", metavar="NAME", panel="Output", help="The name of the run (default: that of the text)."),
@@ -143,10 +144,10 @@ def _listener() -> Listener:
 def _events(
     corpus: tuple[str, ...], name: str | None, resume: str | None, root: Path, asked: Mapping[str, Any],
     bound: Mapping[str, Any], stop: Stop,
-) -> Iterator[Event]:  # fmt: skip
+) -> Generator[Event, None, None]:  # fmt: skip
     from charrnn.runs import registry
 
-    run = registry.resolve(resume or None, root) if resume is not None else None  # before torch is loaded
+    run = registry.resolve(resume or None, root, resumable=True) if resume is not None else None  # before torch is loaded
     from charrnn.training import job
     from charrnn.training.recipe import Bound
 
@@ -156,15 +157,16 @@ def _events(
     return job.resume(run, corpus=corpus, bound=limit, started_at=main.STARTED_AT, stop=stop)
 
 
-def _follow(events: Iterator[Event], listener: Listener, stop: Stop) -> tuple[Started, Finished]:
+def _follow(events: Generator[Event, None, None], listener: Listener, stop: Stop) -> tuple[Started, Finished]:
     """Show every event; return the first and the last."""
     started = finished = None
-    for event in events:
-        listener.feed(event)
-        if isinstance(event, Started):
-            started, stop.armed = event, True
-        elif isinstance(event, Finished):
-            finished = event
+    with closing(events):  # whatever happens, the run is unlocked now and not when the garbage is collected
+        for event in events:
+            listener.feed(event)
+            if isinstance(event, Started):
+                started, stop.armed = event, True
+            elif isinstance(event, Finished):
+                finished = event
     assert started is not None
     assert finished is not None
     return started, finished
@@ -182,5 +184,6 @@ def _conclude(started: Started, finished: Finished, root: Path) -> None:
         f"{finished.best_bits_per_character:.4f} bits per character, at step {finished.best_step:,}"
     )
     console.say(f"saved in {console.shown_path(finished.folder)}")
-    console.say(f"the same again: {started.command}")
+    if started.command:
+        console.say(f"the same again: {started.command}")
     console.say(f"write with it: charrnn sample {name}{elsewhere}")

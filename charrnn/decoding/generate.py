@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ from charrnn.text.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
 
 RECENT = 64  # tokens that the repetition penalty looks back on
 _NEVER = np.array([PAD, BOS, UNK])  # these ids are never drawn
+_NEVER_NOR_EOS = np.array([PAD, BOS, UNK, EOS])
+AtEos = Literal["end", "newline", "never"]  # what <eos> does to a stream
 _CHUNK_FLOATS = 1 << 20  # logits of given text held at once
 _CHUNK_TOKENS = 512
 
@@ -81,17 +84,18 @@ def stream(
     length: int | None,
     stops: Sequence[str] = (),
     recent: Sequence[int] = (),
-    end_at_eos: bool = True,
+    at_eos: AtEos = "end",
 ) -> Iterator[Token]:
     """Draw up to `length` tokens (None: for ever, in constant memory) after `prefix`.
 
     Ends before the first of the `stops` to be complete (of several, the longest), found across token boundaries; its
-    tokens are yielded, its text is not. <eos> ends the stream too and is yielded only if text that was held back as the
-    beginning of a stop comes with it; unless `end_at_eos` is false: then it is a newline. <pad>, <bos> and <unk> are
-    never drawn. `recent` are ids before the prefix's end, for the repetition penalty. Raises UsageError on an empty
-    stop, CharrnnError if the model's scores are no numbers.
+    tokens are yielded, its text is not. `at_eos` says what <eos> does: "end" the stream (it is then yielded only if
+    text that was held back as the beginning of a stop comes with it), be a "newline", or "never" be drawn, which is
+    right for a model that learnt from a single document. <pad>, <bos> and <unk> are never drawn. `recent` are ids before
+    the prefix's end, for the repetition penalty. Raises UsageError on an empty stop, CharrnnError if the model's scores
+    are no numbers.
     """
-    voice = _Voice(tokenizer, settings, seed, stream_index, attempt, length, stops, recent, end_at_eos)
+    voice = _Voice(tokenizer, settings, seed, stream_index, attempt, length, stops, recent, at_eos)
     while not voice.ended:
         token = voice.draw(prefix)
         if token is not None:
@@ -113,7 +117,7 @@ def draw_many(
     length: int | None,
     stops: Sequence[str] = (),
     recent: Sequence[int] = (),
-    end_at_eos: bool = True,
+    at_eos: AtEos = "end",
 ) -> Iterator[tuple[int, Token]]:
     """`count` streams after the same prefix, decoded as one batch: (index, token) in the order they come.
 
@@ -121,7 +125,7 @@ def draw_many(
     that a matrix product's other rounding tips them (less than 1e-5 away).
     """
     voices = {
-        index: _Voice(tokenizer, settings, seed, index, 0, length, stops, recent, end_at_eos) for index in range(count)
+        index: _Voice(tokenizer, settings, seed, index, 0, length, stops, recent, at_eos) for index in range(count)
     }  # fmt: skip
     prefixes = dict.fromkeys(voices, prefix)
     state = engine.gather(prefix.state, [0] * count)
@@ -185,9 +189,10 @@ class _Voice:
         length: int | None,
         stops: Sequence[str],
         recent: Sequence[int],
-        end_at_eos: bool,
+        at_eos: AtEos,
     ) -> None:
-        self._tokenizer, self._settings, self._end_at_eos = tokenizer, settings, end_at_eos
+        self._tokenizer, self._settings, self._at_eos = tokenizer, settings, at_eos
+        self._never = _NEVER_NOR_EOS if at_eos == "never" else _NEVER
         self._seed, self._stream_index, self._attempt = seed, stream_index, attempt
         self._left = math.inf if length is None else length
         self._recent = deque(recent, maxlen=RECENT)
@@ -198,17 +203,17 @@ class _Voice:
     def draw(self, prefix: Prefix) -> Token | None:
         """The next token; None if the stream ends without one."""
         number = uniform(self._seed, self._stream_index, prefix.position, self._attempt)
-        token = choose(forbid(prefix.logits, _NEVER), self._settings, self._recent, number)
+        token = choose(forbid(prefix.logits, self._never), self._settings, self._recent, number)
         self._recent.append(token)
         self._left -= 1
-        over = token == EOS and self._end_at_eos
+        over = token == EOS and self._at_eos == "end"
         text = self._read(token, self._left <= 0 or over)
         return None if over and not text else Token(token, text, log_probability(prefix.logits, token), prefix)
 
     def _read(self, token: int, last: bool) -> str:
         """The text that `token` decides, all that is left of it if it is the `last`; sets `ended`."""
         if token == EOS:
-            piece = self._decoder.flush() + ("" if self._end_at_eos else "\n")
+            piece = self._decoder.flush() + ("" if self._at_eos == "end" else "\n")
             self._decoder = self._tokenizer.stream_decoder()
         else:
             piece = self._decoder.push(token)

@@ -119,7 +119,7 @@ class Session:
         """Tokens without end: who listens counts them, so that the last is never half a character or half a stop."""
         return generate.stream(
             self.partner.engine, self.partner.tokenizer, prefix, self.settings, seed=self.settings.seed, attempt=attempt,
-            length=None, end_at_eos=False, stops=self.settings.stop, recent=self.tree.recent(base, generate.RECENT),
+            length=None, at_eos=self.partner.at_eos, stops=self.settings.stop, recent=self.tree.recent(base, generate.RECENT),
         )  # fmt: skip
 
     def _keep(self, answer: _Answer, attempt: int) -> None:

@@ -32,6 +32,7 @@ class Partner:
     start: tuple[int, ...]
     name: str
     digest: str
+    at_eos: generate.AtEos
     card: tuple[tuple[str, str], ...] = ()
 
 

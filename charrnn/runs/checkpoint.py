@@ -88,6 +88,18 @@ def decode(data: bytes, name: str) -> Checkpoint:
     return Checkpoint(metadata, tensors)
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata alone, without a look at the tensors or the checksum: for listings. Raises CheckpointError."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+            length = min(int.from_bytes(head, "little"), MAX_HEADER_BYTES)
+            data = head + file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror}", "`charrnn runs` lists what there is.") from error
+    return _metadata(_header(data, str(path))[0], str(path))
+
+
 def tensor_digest(tensors: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 over name, dtype, shape and bytes of every tensor in the order of their names.
 
@@ -129,7 +141,9 @@ def _header(data: bytes, name: str) -> tuple[dict[str, Any], int]:
 
 def _json_object(text: bytes | str, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        value = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_int=_small_int, parse_float=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise _damaged(name, "its header is not proper JSON") from error
     if not isinstance(value, dict):
@@ -144,8 +158,16 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant[:20]} is no number for this file")
+
+
+def _small_int(digits: str) -> Any:
+    return int(digits) if len(digits) < 19 else _refuse(digits)
+
+
+def _finite(digits: str) -> Any:
+    return float(digits) if math.isfinite(float(digits)) else _refuse(digits)
 
 
 def _metadata(header: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -192,6 +214,8 @@ def _tensor(key: str, entry: Any, body: memoryview, name: str) -> NDArray[Any]:
     if not _whole_numbers(shape, 8) or not _whole_numbers(offsets, 2) or len(offsets) != 2:
         raise _damaged(name, f"tensor {key[:80]!r} has no proper shape")
     begin, end = offsets
+    if math.prod(max(side, 1) for side in shape) > MAX_FILE_BYTES:  # NumPy minds even where another side is 0
+        raise _damaged(name, f"tensor {key[:80]!r} is too large")
     size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
     if not begin <= end <= len(body) or end - begin != size:
         raise _damaged(name, f"tensor {key[:80]!r} is not as large as its shape says")

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from charrnn.config import ModelConfig, from_mapping, weight_shapes
 from charrnn.errors import CheckpointError, TokenizerError, UsageError
 from charrnn.runs import checkpoint
 from charrnn.runs.checkpoint import Checkpoint, Tensors
 from charrnn.text import tokenizers
-from charrnn.text.tokenizers import Tokenizer
+from charrnn.text.tokenizers import EOS, Tokenizer
 
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "last.safetensors"
@@ -39,6 +41,16 @@ class Model:
     name: str
     path: Path
     digest: str
+
+    @property
+    def knows_ends(self) -> bool:
+        """Whether it learnt from several documents, and so where one ends."""
+        return self.start == (EOS,)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether these are the averaged weights of a last save, for want of a best model."""
+        return self.path.name == LAST_FILE
 
 
 def save(path: Path, config: ModelConfig, tokenizer: Tokenizer, weights: Tensors, about: Mapping[str, Any]) -> None:
@@ -110,10 +122,12 @@ def _check_weights(config: ModelConfig, weights: Tensors, name: str) -> None:
         odd = sorted(set(weights) ^ set(shapes))[0]
         raise CheckpointError(f"{name!r}: tensor {odd[:80]!r} is missing or not expected.", "Use another copy of it.")
     for key, shape in shapes.items():
-        if weights[key].shape != shape or weights[key].dtype.kind != "f":
-            raise CheckpointError(
-                f"{name!r}: tensor {key!r} is {weights[key].shape}; expected {shape}.", "Use another copy of it."
-            )
+        found = weights[key]
+        if found.shape != shape or found.dtype not in (np.float32, np.float16):
+            expected = f"expected {shape}, float32 or float16"
+            raise CheckpointError(f"{name!r}: tensor {key!r} is {found.shape}, {found.dtype}; {expected}.", "Use another copy.")
+    if config.tie_weights and (config.embedding != "learned" or config.embedding_size != config.hidden_size):
+        raise CheckpointError(f"{name!r}: tied weights need an embedding as wide as the hidden layer.", "Use another copy.")
 
 
 def _tokenizer(content: Checkpoint, name: str) -> Tokenizer:

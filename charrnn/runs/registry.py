@@ -7,7 +7,7 @@ nothing of models. Listing never fails for one bad run: it says what is wrong wi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ BUNDLED_FILE = "BUNDLED.md"  # says how a committed run was made
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One run of a listing; `problem` says why it cannot be used (then `metadata` is empty)."""
+    """One run of a listing; `problem` says why it cannot be used (then `metadata` is empty).
+
+    `saved` is when anything of it was last saved, in seconds since 1970.
+    """
 
     name: str
     path: Path
@@ -31,12 +34,7 @@ class RunInfo:
     size: int
     metadata: dict[str, Any]
     problem: str = ""
-
-    @property
-    def saved(self) -> float:
-        """Seconds since 1970 at which it was saved."""
-        saved = self.metadata.get("saved")
-        return float(saved) if isinstance(saved, int | float) else 0.0
+    saved: float = 0.0
 
     @property
     def bundled(self) -> bool:
@@ -53,13 +51,15 @@ def listing(root: Path) -> list[RunInfo]:
     return sorted(infos, key=lambda info: (info.bundled, -info.saved, info.name))
 
 
-def resolve(run: str | None, root: Path) -> Path:
+def resolve(run: str | None, root: Path, *, resumable: bool = False) -> Path:
     """The folder or file that RUN means: a name below `root`, a folder or a file; without one, the run saved last.
+
+    With `resumable`, the run saved last among those that can be gone on with.
 
     Raises CheckpointError if there is none, with the names that there are.
     """
     if run is None:
-        return _latest(root)
+        return _latest(root, resumable)
     by_name = root / run
     if is_name(run) and by_name.is_dir() and _files(by_name):
         return by_name
@@ -118,8 +118,10 @@ def is_name(name: str) -> bool:
     return len(name) <= MAX_NAME and re.fullmatch(r"\w[\w.-]*", name) is not None
 
 
-def _latest(root: Path) -> Path:
+def _latest(root: Path, resumable: bool) -> Path:
     usable: Sequence[RunInfo] = [info for info in listing(root) if not info.problem]
+    if resumable:
+        usable = [info for info in usable if (info.path / LAST_FILE).is_file()]
     if not usable:
         raise CheckpointError(
             f"there is no run in {str(root)!r} yet.", "Train one with `charrnn train FILE`, or name a model file."
@@ -138,10 +140,23 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in (MODEL_FILE, LAST_FILE) if (folder / name).is_file()]
 
 
+def _saved(metadata: Mapping[str, Any]) -> float:
+    saved = metadata.get("saved")
+    return float(saved) if isinstance(saved, int | float) else 0.0
+
+
+def _saved_file(file: Path) -> float:
+    try:
+        return _saved(checkpoint.read_metadata(file))
+    except CheckpointError:  # a damaged last save does not make the model unusable
+        return 0.0
+
+
 def _info(folder: Path) -> RunInfo:
     files = _files(folder)
     try:
         metadata = checkpoint.read(files[0]).metadata
-        return RunInfo(folder.name, folder, files[0], sum(file.stat().st_size for file in files), metadata)
+        saved = max(_saved(metadata), *(_saved_file(file) for file in files[1:]), 0.0)
+        return RunInfo(folder.name, folder, files[0], sum(file.stat().st_size for file in files), metadata, saved=saved)
     except (CharrnnError, OSError) as error:
         return RunInfo(folder.name, folder, None, 0, {}, str(error))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -249,8 +250,13 @@ def _build_char(asked: int, counts: Mapping[str, int]) -> tuple[Tokenizer, list[
         raise TokenizerError(f"no character occurs {least} times, the most frequent one {most} times.", "Lower --min-count.")
     note, rare = f"{len(counts):,} distinct characters", len(counts) - len(kept)
     if rare:
-        note += f", {rare:,} of them seen fewer than {least} times and read as <unk>"
+        named = " ".join(repr(letter) for letter, count in itertools.islice(_rarer(counts, least), 5))
+        note += f"; too rare to learn, read as <unk>: {named}{' ...' if rare > 5 else ''}; --min-count 1 keeps them"
     return CharTokenizer(np.array(kept, np.uint32)), [f"tokenizer: char ({note})"]
+
+
+def _rarer(counts: Mapping[str, int], least: int) -> Iterator[tuple[str, int]]:
+    return (item for item in counts.items() if item[1] < least)
 
 
 def _least_count(counts: Mapping[str, int]) -> int:

@@ -9,6 +9,7 @@ compare between tokenizers. Subword figures are upper bounds: one segmentation o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from charrnn.models.language import LanguageModel, import_weights
 from charrnn.runs.model import Model
+from charrnn.text.tokenizers import EOS
 from charrnn.training import device as machine
 
-SPAN = 256  # time steps computed at once; only memory depends on it
+SPAN = 256  # time steps computed at once, at most; only memory depends on it
+FLOATS = 1 << 24  # logits held at once
 STREAMS = 16
 TOKENS_PER_STREAM = 4096  # a stream shorter than this would mostly measure its cold start
 COLD_BATCH = 64
@@ -66,19 +69,30 @@ class Report:
 
 
 def evaluate_text(
-    model: Model, text: str, *, streams: int = 0, device: str = "cpu", threads: int = 0, cold: bool = True
+    model: Model, documents: Sequence[str], *, streams: int = 0, device: str = "cpu", threads: int = 0, cold: bool = True
 ) -> Report:
-    """Score all of `text` with a saved model, after its start tokens; `streams` 0 chooses up to 16 by length."""
+    """Score `documents` with a saved model, after its start tokens; `streams` 0 chooses up to 16 by length.
+
+    They are joined as in training, by <eos>; by a newline if the model has learnt from one document alone.
+    """
+    text = "".join(documents) if model.knows_ends else "\n".join(documents)
     where = machine.prepare(device, threads)
     network = LanguageModel(model.config).to(where)
     import_weights(network, model.weights)
-    ids = model.tokenizer.encode(text)
+    ids = _joined(model, documents) if model.knows_ends else model.tokenizer.encode(text)
     hidden = model.tokenizer.hidden(text)
     escape = hidden * model.tokenizer.escape_nats
     tokens = np.concatenate([np.array(model.start, dtype=np.int64), ids])
     nats, correct = stream_loss(network, tokens, streams or streams_for(len(tokens)), skip=len(model.start) - 1)
     cold256 = cold_loss(network, tokens[len(model.start) :]) if cold else None
     return Report(nats + escape, len(ids), correct, len(text), len(text.encode("utf-8", "surrogatepass")), hidden, cold256)
+
+
+def _joined(model: Model, documents: Sequence[str]) -> NDArray[np.int64]:
+    parts: list[NDArray[np.int64]] = []
+    for document in documents:
+        parts += [model.tokenizer.encode(document), np.array([EOS], dtype=np.int64)]
+    return np.concatenate(parts[:-1])
 
 
 def streams_for(tokens: int) -> int:
@@ -128,8 +142,9 @@ def _run(network: LanguageModel, inputs: NDArray[Any], targets: NDArray[Any], co
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        for first in range(0, len(inputs), SPAN):
-            rows = slice(first, first + SPAN)
+        span = max(1, min(SPAN, FLOATS // (inputs.shape[1] * network.config.vocab_size)))
+        for first in range(0, len(inputs), span):
+            rows = slice(first, first + span)
             logits, state = network(_tensor(inputs[rows], where), state)
             more, right = _score(logits, _tensor(targets[rows], where), torch.from_numpy(counted[rows]).to(where))
             nats += more.cpu()
@@ -147,4 +162,4 @@ def _score(logits: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Te
     flat = logits.float().reshape(-1, logits.shape[-1])
     losses = torch.nn.functional.cross_entropy(flat, targets.reshape(-1), reduction="none")
     keep = counted.reshape(-1)
-    return losses[keep].double().sum(), (flat.argmax(-1) == targets.reshape(-1))[keep].sum()
+    return losses[keep].cpu().double().sum(), (flat.argmax(-1) == targets.reshape(-1))[keep].sum()

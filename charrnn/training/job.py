@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,14 +31,15 @@ from charrnn.text.corpus import Source, Survey, TokenData
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import recipe
-from charrnn.training.batching import fit
 from charrnn.training.events import Event, Started
 from charrnn.training.learner import Learner
 from charrnn.training.probe import seconds_per_step
 from charrnn.training.recipe import Bound, Facts, Plan
 from charrnn.training.trainer import METRICS_FILE, Best, Held, Run, hold
 
+T = TypeVar("T")
 LOCK_FILE = "lock"
+SEPARATORS_FROM = 500_000  # tokens
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def run(
     bound: Bound | None = None,
     started_at: float | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train a new run on files, folders, globs or "-"; `asked` holds the settings that were set, by field name.
 
     `started_at` (time.monotonic) is when the clock of --minutes began; `stop` is asked after each step. Raises
@@ -72,6 +75,7 @@ def run(
     if name is not None:
         registry.check_name(name)
     training = _part(TrainingConfig, asked)
+    _part(ModelConfig, {name: value for name, value in asked.items() if name not in ("vocab_size", "task")} | {"vocab_size": 4})
     device = machine.prepare(training.device, training.threads)
     material, notes = _read(corpus, asked, training.val_fraction)
     _check_validation(material.data, training.val_fraction)
@@ -93,7 +97,7 @@ def resume(
     bound: Bound | None = None,
     started_at: float | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Go on with a run exactly where its last save stands; only a longer bound may be given.
 
     Raises CheckpointError (nothing to resume), CorpusError (the text is gone or has changed), UsageError.
@@ -108,11 +112,13 @@ def resume(
         durable.sweep(folder)
         content = checkpoint.read(folder / runs.LAST_FILE)
         model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), _saved(content.metadata, folder)
-        training = from_mapping(TrainingConfig, saved["training"], repr(str(folder)))
+        training = _saved_config(TrainingConfig, saved["training"], folder)
         device = machine.prepare(training.device, training.threads)
         material = _read_again(corpus, saved, model, training.val_fraction)
-        learner = Learner(model.config, training, material.data.train, device)
-        training = _longer(training, saved, bound, learner, material, started_at)
+        if training.batch_size * training.window >= len(material.data.train):
+            raise _unfit(folder, "its windows do not fit its text")
+        training = _longer(training, saved, bound, model.config, material, device, started_at)
+        model.provenance.setdefault("settings", {}).update(asdict(training))
         learner = Learner(model.config, training, material.data.train, device)
         learner.restore(content.tensors, saved)
         durable.truncate(folder / METRICS_FILE, int(saved["metrics_bytes"]))
@@ -120,7 +126,7 @@ def resume(
         run = Run(learner, model.tokenizer, _held(material, training), folder, about, _resume_facts(material), started_at, stop)
         run.best = Best(**saved["best"])
         notes = (f"resumed at step {learner.step:,} of {training.steps:,}",)
-        yield _started(run, material, notes, recipe_command(run, material))
+        yield _started(run, material, notes, "" if bound.given else recipe_command(run, material))
         yield from run.events()
 
 
@@ -144,12 +150,17 @@ def _read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) 
     sample = lambda: texts.training_text(sources, reading, survey, val_fraction)  # noqa: E731
     tokenizer, notes = tokenizers.build(units, survey.counts, sample)
     data = texts.tokenize(sources, reading, tokenizer, survey, val_fraction)
-    return Material(tuple(corpus), tuple(sources), survey, reading, units, tokenizer, data), (*notes, *data.notes)
+    found = () if survey.documents == 1 else (f"text: {survey.documents:,} documents from {_counted(len(sources), 'file')}",)
+    return Material(tuple(corpus), tuple(sources), survey, reading, units, tokenizer, data), (*found, *notes, *data.notes)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Model, val_fraction: float) -> Material:
     """The text of a run, from where it was or from where the user says; refused if a single byte changed."""
-    reading = from_mapping(ReadingConfig, saved["reading"], "the run")
+    reading = _saved_config(ReadingConfig, saved["reading"], model.path.parent)
     named = tuple(corpus) or tuple(saved["sources"])
     if "-" in named and not corpus:
         raise CorpusError("this run read its text from standard input.", "Give the text again: charrnn train --resume RUN FILE.")
@@ -161,7 +172,7 @@ def _read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Mod
             "Put the old text back, name it (charrnn train --resume RUN FILE), or train a new run.",
         )
     data = texts.tokenize(sources, reading, model.tokenizer, survey, val_fraction)
-    units = from_mapping(TokenizerConfig, saved["units"], "the run")
+    units = _saved_config(TokenizerConfig, saved["units"], model.path.parent)
     return Material(named, tuple(sources), survey, reading, units, model.tokenizer, data)
 
 
@@ -192,10 +203,9 @@ def _plan(asked: Mapping[str, Any], material: Material, device: torch.device, bo
 
 def _busy(material: Material, threads: int, device: torch.device) -> bool:
     """Whether one thread outruns all of them: threads that wait for each other crawl when another program holds a core."""
-    tokens = material.data.train
-    batch, window = fit(len(tokens), 16, 64)
-    training = TrainingConfig(batch_size=batch, window=window, steps=1000)
-    seconds = {}
+    tokens, training, seconds = material.data.train, TrainingConfig(steps=1000), {}
+    if len(tokens) <= training.batch_size * training.window:  # too little to measure with, and soon learnt anyway
+        return False
     for count in (1, threads):
         torch.set_num_threads(count)
         seconds[count] = seconds_per_step(ModelConfig(vocab_size=material.tokenizer.vocab_size), training, tokens, device)
@@ -212,11 +222,22 @@ def _new_run(
 
 
 def _start(material: Material) -> list[int]:
-    """What a text without a prompt begins after: the end of another document, else a line end, else <bos>."""
+    """What a text begins after: the end of another document, else what separates the parts of one, else <bos>."""
     if material.data.documents > 1:
         return [tokenizers.EOS]
-    newline = [int(i) for i in material.tokenizer.encode("\n")]
-    return newline if tokenizers.UNK not in newline else [tokenizers.BOS]
+    head = np.asarray(material.data.train[:SEPARATORS_FROM])
+    separator = [int(i) for i in material.tokenizer.encode(separator_of(material.tokenizer.decode(head)))]
+    return separator if tokenizers.UNK not in separator else [tokenizers.BOS]
+
+
+def separator_of(text: str) -> str:
+    """The longest run of newlines that is common in `text` (every hundredth run or more): between poems, or paragraphs.
+
+    A model that is to begin at the beginning must be told that something has just ended.
+    """
+    runs = Counter(len(run) for run in re.findall("\n+", text.strip("\n")))
+    common = [length for length, count in runs.items() if count >= max(3, runs.total() / 100)]
+    return "\n" * min(max(common, default=1), 8)
 
 
 def _held(material: Material, training: TrainingConfig) -> Held:
@@ -257,15 +278,34 @@ def _saved(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "skipped": int, "scaler": dict, "best": dict, "metrics_bytes": int,
     }  # fmt: skip
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
-        raise CheckpointError(f"{str(folder / runs.LAST_FILE)!r} does not say how to go on.", "Train a new run.")
-    if set(saved["best"]) - {item.name for item in fields(Best)}:
-        raise CheckpointError(f"{str(folder / runs.LAST_FILE)!r} was written by another version.", "Train a new run.")
+        raise _unfit(folder, "it does not say how to go on")
+    cursor = saved["cursor"]
+    numbers = [saved["step"], saved["skipped"], saved["metrics_bytes"], cursor.get("epoch"), cursor.get("window")]
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise _unfit(folder, "its progress makes no sense")
+    if not all(isinstance(source, str) and "\0" not in source for source in saved["sources"]):
+        raise _unfit(folder, "it does not say where its text is")
+    best = saved["best"]
+    if set(best) - {item.name for item in fields(Best)} or not all(isinstance(value, int | float) for value in best.values()):
+        raise _unfit(folder, "its best score makes no sense")
     return saved
 
 
+def _saved_config(kind: type[T], values: Mapping[str, Any], folder: Path) -> T:
+    try:
+        return from_mapping(kind, values, "it")
+    except (UsageError, TypeError) as error:
+        raise _unfit(folder, str(error)) from error
+
+
+def _unfit(folder: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{str(folder / runs.LAST_FILE)!r} cannot be gone on with: {why}.", "Train a new run.")
+
+
 def _longer(
-    training: TrainingConfig, saved: Mapping[str, Any], bound: Bound, learner: Learner, material: Material, started_at: float
-) -> TrainingConfig:
+    training: TrainingConfig, saved: Mapping[str, Any], bound: Bound, model: ModelConfig, material: Material,
+    device: torch.device, started_at: float,
+) -> TrainingConfig:  # fmt: skip
     """The settings with the new bound, which must lie beyond the old one; no bound keeps the old one."""
     if not bound.given:
         if int(saved["step"]) >= training.steps:
@@ -277,7 +317,7 @@ def _longer(
     if bound.epochs is not None:
         steps = round(bound.epochs * len(material.data.train) / (training.batch_size * training.window))
     elif bound.minutes is not None:
-        seconds = seconds_per_step(learner.model_config, training, material.data.train, learner.device)
+        seconds = seconds_per_step(model, training, material.data.train, device)
         steps = int(saved["step"]) + int((bound.minutes * 60 - (time.monotonic() - started_at)) / seconds * 0.97)
     if steps < training.steps:
         raise UsageError(

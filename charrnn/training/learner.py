@@ -171,10 +171,26 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
         """Take up what `tensors` and `progress` gave; raises CheckpointError if something is missing or misshapen."""
+        self._check(tensors, progress)
         try:
             self._restore(tensors, progress)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"the saved training state does not fit: {error}", "Start a new run.") from error
+
+    def _check(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
+        """Every tensor must be there, as large and of the type that torch's kernels will take it for: they do not look."""
+        expected = {name: (array.shape, array.dtype) for name, array in self.tensors().items() if name != "random/cuda"}
+        if progress["step"] > progress["skipped"]:
+            for name, parameter in self.network.named_parameters():
+                shape, single = tuple(parameter.shape), np.dtype(np.float32)
+                expected |= {f"optimizer/{key}/{name}": (shape, single) for key in ("exp_avg", "exp_avg_sq")}
+                expected[f"optimizer/step/{name}"] = ((), single)
+        found = {name: (array.shape, array.dtype) for name, array in tensors.items() if not name.startswith("tokenizer.")}
+        found.pop("random/cuda", None)
+        if odd := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
+            raise CheckpointError(f"the saved training state does not fit: tensor {odd[0][:80]!r}.", "Start a new run.")
+        if progress["cursor"]["window"] >= self.streams.windows_per_epoch:
+            raise CheckpointError("the saved training state does not fit: its place in the text.", "Start a new run.")
 
     def _restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
         for network, prefix in ((self.network, "current/"), (self.average, "average/")):

@@ -52,7 +52,8 @@ class Bound:
             raise UsageError(f"--{given[0]} and --{given[1]} both bound the run.", "Give one of them.")
         for name in given:
             value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 < value < 1e12):
+            whole = isinstance(value, int) or name != "steps"
+            if isinstance(value, bool) or not (isinstance(value, int | float) and whole and 0 < value < 1e12):
                 raise UsageError(f"--{name} is {value!r}; expected a positive number.", f"Try --{name} 5.")
 
     @property
@@ -203,7 +204,8 @@ def command(
     words = ["charrnn", "train", *corpus, "--steps", str(training.steps)]
     configs: tuple[Any, ...] = (reading, tokenizer, model, training)
     defaults: tuple[Any, ...] = (ReadingConfig(), TokenizerConfig(), ModelConfig(), TrainingConfig())
-    always = {"hidden_size", "dropout_embedding", "dropout_output", "eval_every", "threads"}
+    always = {"hidden_size", "embedding_size", "learning_rate", "eval_every", "threads"}
+    always |= {"dropout_embedding", "dropout_layers", "dropout_output"}
     for config, default in zip(configs, defaults, strict=True):
         for item in fields(config):
             value = getattr(config, item.name)

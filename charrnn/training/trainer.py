@@ -25,7 +25,7 @@ from charrnn.decoding.engine import Engine
 from charrnn.models.language import export_weights
 from charrnn.runs import checkpoint
 from charrnn.runs import model as runs
-from charrnn.text.tokenizers import Tokenizer
+from charrnn.text.tokenizers import EOS, Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import evaluate
 from charrnn.training.evaluate import Report
@@ -75,7 +75,7 @@ class Run:
     _means_at: tuple[float, int] = (0.0, 0)
 
     def events(self) -> Iterator[Event]:
-        """Train to the end, the early stop or `stop()`; every exit leaves last.safetensors behind."""
+        """Train to the end, the early stop or `stop()`, each of which leaves last.safetensors behind."""
         training = self.learner.training
         self._saved_at = time.monotonic()
         self._means_at = (time.monotonic(), self.learner.step)
@@ -152,7 +152,8 @@ class Run:
         engine = Engine(self.learner.model_config, export_weights(self.learner.average))
         prefix = generate.prime(engine, self.about["start"])
         settings, seed = SamplingConfig(), self.learner.training.seed
-        tokens = generate.stream(engine, self.tokenizer, prefix, settings, seed=seed, length=SAMPLE_TOKENS)
+        at_eos: generate.AtEos = "newline" if self.about["start"] == [EOS] else "never"
+        tokens = generate.stream(engine, self.tokenizer, prefix, settings, seed=seed, length=SAMPLE_TOKENS, at_eos=at_eos)
         return "".join(token.text for token in tokens)
 
     def _save_model(self, report: Report) -> Saved:
