@@ -40,10 +40,12 @@ class TextModel:
         from charrnn.decoding import generate
 
         settings = from_mapping(SamplingConfig, sampling, "stream()")
-        if length is not None and length < 0:
-            raise UsageError(f"length is {length}; expected at least 0, or None.", "Give length=500.")
-        if seed is not None and not 0 <= seed < 2**63:
-            raise UsageError(f"seed is {seed}; expected a number from 0 to 2**63 - 1.", "Give seed=1.")
+        if not isinstance(prompt, str):
+            raise UsageError(f"the prompt is {prompt!r}; expected a str.", 'Give stream("Shall I").')
+        if length is not None and (not isinstance(length, int) or length < 0):
+            raise UsageError(f"length is {length!r}; expected a whole number at least 0, or None.", "Give length=500.")
+        if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
+            raise UsageError(f"seed is {seed!r}; expected a whole number from 0 to 2**63 - 1.", "Give seed=1.")
         ids = [*self.model.start, *(int(i) for i in self.model.tokenizer.encode(prompt))]
         prefix = generate.prime(self.engine, ids)
         seed = secrets.randbits(32) if seed is None else seed

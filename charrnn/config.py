@@ -161,7 +161,7 @@ class TrainingConfig:
     precision: str = setting(
         "auto", "Arithmetic; auto is fp32 on a CPU, bf16 or fp16 on a GPU.", choices=["auto", "fp32", "bf16", "fp16"]
     )
-    threads: int = setting(0, "CPU threads.", low=0, high=4096, automatic="all cores")
+    threads: int = setting(0, "CPU threads.", low=0, high=512, automatic="all cores")
 
 
 @dataclass(frozen=True)

@@ -141,3 +141,39 @@ def test_a_model_file_says_nothing_of_its_maker(trained: Path) -> None:
     metadata = checkpoint.decode(data, "x").metadata
     assert str(trained.parent) not in json.dumps(metadata)
     assert b"/" not in json.dumps({**metadata, "checksum": ""}).encode()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    spoiled = weights()
+    spoiled["output.bias"][3] = value
+    runs.save(tmp_path / "x.safetensors", CONFIG, tokenizers.load("char", ALPHABET), spoiled, ABOUT)
+    with pytest.raises(CheckpointError, match="no numbers"):
+        runs.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "/dev/zero", "/nowhere/at/all"])
+def test_a_path_that_is_no_file_is_refused(path: str) -> None:
+    with pytest.raises(CheckpointError):
+        runs.load(Path(path))
+
+
+@pytest.mark.parametrize("hostile", [{"saved": 10**400}, {"saved": 1e308}, {"provenance": {"scores": {"loss": 10**400}}}])
+def test_one_hostile_run_does_not_hide_the_others(tmp_path: Path, hostile: dict[str, Any]) -> None:
+    save(tmp_path / "good", saved=10)
+    save(tmp_path / "bad", **hostile)
+    assert {info.name for info in registry.listing(tmp_path)} == {"good", "bad"}
+
+
+def test_a_tensor_with_an_impossible_shape_is_refused() -> None:
+    shape = [2**34, 2**34, 2**34, 0]
+    header = json.dumps({"t": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    with pytest.raises(CheckpointError):
+        checkpoint.decode(len(header).to_bytes(8, "little") + header, "x")
+
+
+def test_resume_without_a_name_means_a_run_that_can_be_gone_on_with(trained: Path) -> None:
+    root = trained / "checkpoints"
+    save(root / "newer", saved=10**10)
+    assert registry.resolve(None, root).name == "newer"
+    assert registry.resolve(None, root, resumable=True).name == "verse"

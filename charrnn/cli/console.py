@@ -110,7 +110,7 @@ def suggest(message: str) -> None:
 
 
 def _safe(text: str) -> str:
-    return visible(text) if sys.stderr.isatty() else text
+    return visible(text)  # off a terminal too: messages are no product, and a log is read on a terminal one day
 
 
 def _styled(text: str, code: str) -> str:

@@ -35,7 +35,7 @@ def inspect(run: str | None, as_json: bool, checkpoints: Path) -> None:
         if as_json:
             out.write(json.dumps(_record(model), ensure_ascii=False) + "\n")
         else:
-            out.write("\n".join(_card(model)) + "\n")
+            out.write(console.visible("\n".join(_card(model))) + "\n")
     console.suggest(f"`charrnn sample {console.quoted(run or model.name)}`")
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -29,6 +30,8 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
     _open_missing_streams()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # they name source lines, which say nothing to who only uses the program
     code = run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a late Ctrl-C must not print a traceback out of the shutdown
     sys.exit(code)
@@ -65,7 +68,15 @@ def _guarded(arguments: Sequence[str]) -> int:
     except CharrnnError as error:
         return _tell(error.message, error.hint, error.exit_code)
     except MemoryError:
-        return _tell("there is not enough memory for this.", "Try a smaller model, batch or file.", 1)
+        return _out_of_memory()
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):  # how torch says it
+            raise
+        return _out_of_memory()
+
+
+def _out_of_memory() -> int:
+    return _tell("there is not enough memory for this.", "Try a smaller model, batch or file.", 1)
 
 
 def _invoke(arguments: list[str]) -> int:

@@ -21,6 +21,8 @@ from click.shell_completion import CompletionItem
 from charrnn import config
 from charrnn.errors import UsageError
 
+LONGEST = 10**12  # tokens of a --length that is not inf
+LARGEST_FILE = 1 << 20  # bytes of a --config
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output", "stops"}
@@ -77,8 +79,9 @@ class LengthType(click.ParamType):  # type: ignore[type-arg]
             number = int(str(value))
         except ValueError:
             number = 0
-        if number < 1:
-            raise UsageError(f"--length is {value!r}; expected a whole number at least 1, or inf.", "Give --length 500.")
+        if not 1 <= number <= LONGEST:
+            allowed = f"a whole number from 1 to {LONGEST:,}, or inf"
+            raise UsageError(f"--length is {str(value)[:40]!r}; expected {allowed}.", "Give --length 500.")
         return number
 
 
@@ -91,7 +94,7 @@ def _metavar(item: Field[Any]) -> str:
 def _parsed(item: Field[Any], value: Any) -> Any:
     """`value` as the type of the field, if it can be read so; else as it is, for check_value to refuse."""
     if isinstance(item.default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1e300 else str(value)[:40]
     if isinstance(value, str) and not isinstance(item.default, str):
         try:
             return int(value) if isinstance(item.default, int) else float(value)
@@ -221,7 +224,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST_FILE):
+            raise UsageError(f"{str(path)!r} is no file of settings.", f"Name a TOML file of at most {LARGEST_FILE:,} bytes.")
         return tomllib.loads(path.read_bytes().decode("utf-8"))
+    except RecursionError as error:
+        raise UsageError(f"{str(path)!r} is nested too deep.", "Settings stand flat in the file, one a line.") from error
     except OSError as error:
         raise UsageError(f"cannot read {str(path)!r}: {error.strerror}.", "Check the path given to --config.") from error
     except ValueError as error:  # not UTF-8, or not TOML
@@ -235,6 +242,8 @@ def _from_file(path: Path, key: str, value: Any, option: click.Parameter, contex
         raise UsageError(f"{where}expected one value, not a table or list.", "Settings stand flat in the file, one a line.")
     if isinstance(option.type, click.types.BoolParamType) and not isinstance(value, bool):
         raise UsageError(f"{where}expected true or false, found {value!r}.", f"Write: {key} = true")
+    if isinstance(option.type, click.Path) and (not isinstance(value, str) or "\0" in value):
+        raise UsageError(f"{where}expected a path, found {value!r}.", f'Write: {key} = "folder"')
     try:
         return option.type.convert(value if isinstance(value, (bool, int, float)) else str(value), option, context)
     except click.BadParameter as error:

@@ -109,4 +109,4 @@ def _figure(value: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return console.visible(" ".join(text.split()))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click
 
 from charrnn.cli import console, loading, options, reading
+from charrnn.cli.main import Terminated
 from charrnn.config import SamplingConfig
 from charrnn.errors import UsageError
 
@@ -165,8 +166,10 @@ def _stream(tokens: Iterator[Token], prompt: str, out: console.Output) -> None:
     try:
         for token in tokens:
             out.write(token.text)
-    finally:  # also after Ctrl-C: what was written is a whole last line
+    except (KeyboardInterrupt, Terminated):  # what was written is a whole last line
         out.end_line()
+        raise
+    out.end_line()
 
 
 def _record(model: Model, plan: Plan, index: int, tokens: Iterator[Token]) -> dict[str, Any]:

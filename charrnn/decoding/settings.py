@@ -110,7 +110,7 @@ def _stops(value: str) -> tuple[str, ...]:
     while rest:
         try:
             text, end = decoder.raw_decode(rest)
-        except ValueError:
+        except (ValueError, RecursionError):
             text, end = None, 0
         if not isinstance(text, str):
             raise UsageError(f"stop is {value}; expected texts in double quotes.", 'Type for example /set stop "\\n\\n" "END"')

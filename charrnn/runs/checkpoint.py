@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,14 +117,17 @@ def tensor_digest(tensors: Mapping[str, NDArray[Any]]) -> str:
 
 def _read_bytes(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise CheckpointError(f"{str(path)!r} is no regular file.", "`charrnn runs` lists what there is.")
         with open(path, "rb") as file:
             size = file.seek(0, 2)
             if size > MAX_FILE_BYTES:
                 raise CheckpointError(f"{str(path)!r} has {size:,} bytes; a checkpoint has at most {MAX_FILE_BYTES:,}.")
             file.seek(0)
             return file.read()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror}", "`charrnn runs` lists what there is.") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(f"cannot read {str(path)[:300]!r}: {reason}.", "`charrnn runs` lists what there is.") from error
 
 
 def _damaged(name: str, why: str) -> CheckpointError:

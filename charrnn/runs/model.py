@@ -6,6 +6,7 @@ network computes. What a file claims is checked against the shape it claims to h
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def load(path: Path) -> Model:
 
 def model_file(path: Path) -> Path:
     """The file to load a model from: `path` itself, or inside the folder the best model, else the last save."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # which, unlike Path's, is false for a name that cannot be
         return path
     for name in (MODEL_FILE, LAST_FILE):
         if (path / name).is_file():
@@ -126,6 +127,10 @@ def _check_weights(config: ModelConfig, weights: Tensors, name: str) -> None:
         if found.shape != shape or found.dtype not in (np.float32, np.float16):
             expected = f"expected {shape}, float32 or float16"
             raise CheckpointError(f"{name!r}: tensor {key!r} is {found.shape}, {found.dtype}; {expected}.", "Use another copy.")
+        if not np.isfinite(found).all():
+            raise CheckpointError(
+                f"{name!r}: tensor {key!r} holds values that are no numbers.", "Use another copy, or train again."
+            )
     if config.tie_weights and (config.embedding != "learned" or config.embedding_size != config.hidden_size):
         raise CheckpointError(f"{name!r}: tied weights need an embedding as wide as the hidden layer.", "Use another copy.")
 
@@ -142,6 +147,6 @@ def _start(metadata: Mapping[str, Any], config: ModelConfig, name: str) -> tuple
     start = metadata.get("start")
     if not isinstance(start, list) or not start or len(start) > 1000:
         raise CheckpointError(f"{name!r} does not say how a text starts.", "Use another copy of it.")
-    if not all(isinstance(i, int) and 0 <= i < config.vocab_size for i in start):
+    if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < config.vocab_size for i in start):
         raise CheckpointError(f"{name!r}: its start tokens are not in its vocabulary.", "Use another copy of it.")
     return tuple(start)

@@ -285,6 +285,9 @@ def _saved(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         raise _unfit(folder, "its progress makes no sense")
     if not all(isinstance(source, str) and "\0" not in source for source in saved["sources"]):
         raise _unfit(folder, "it does not say where its text is")
+    bounds = [saved["training"].get("steps"), saved["training"].get("eval_every")]
+    if not all(isinstance(number, int) and number > 0 for number in bounds):
+        raise _unfit(folder, "it is not bounded")
     best = saved["best"]
     if set(best) - {item.name for item in fields(Best)} or not all(isinstance(value, int | float) for value in best.values()):
         raise _unfit(folder, "its best score makes no sense")
