@@ -16,7 +16,7 @@ from charrnn.training.recipe import Bound, Facts
 SHAKESPEARE = Facts(1_003_854, 111_540, 69, "cpu")
 
 
-def timer(model: ModelConfig, training: TrainingConfig) -> float:
+def timer(model: ModelConfig, training: TrainingConfig, look: float = 0.4) -> float:
     """A machine that makes 60 GFLOP/s whatever the shape: six operations a weight and token."""
     return recipe.recurrent_parameters(model) * 6 * training.batch_size * training.window / 60e9
 

@@ -196,7 +196,7 @@ def _plan(asked: Mapping[str, Any], material: Material, device: torch.device, bo
     wishes["precision"] = machine.resolve_precision(wishes.get("precision", "auto"), device)
     wishes["device"] = device.type
     facts = Facts(len(material.data.train), len(material.data.val), material.tokenizer.vocab_size, device.type)
-    timer = lambda model, training: seconds_per_step(model, training, material.data.train, device)  # noqa: E731
+    timer = lambda model, training, seconds: seconds_per_step(model, training, material.data.train, device, seconds)  # noqa: E731
     plan = recipe.plan(wishes, facts, bound, lambda: time.monotonic() - started_at, timer)
     return replace(plan, notes=(*notes, *plan.notes))
 
