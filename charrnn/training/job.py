@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 import charrnn
 from charrnn import durable
-from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check, from_mapping
+from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
 from charrnn.errors import CheckpointError, CorpusError, UsageError
 from charrnn.runs import checkpoint, registry
 from charrnn.runs import model as runs
@@ -35,9 +35,9 @@ from charrnn.training.events import Event, Started
 from charrnn.training.learner import Learner
 from charrnn.training.probe import seconds_per_step
 from charrnn.training.recipe import Bound, Facts, Plan
+from charrnn.training.saved import saved_config, saved_progress, unfit
 from charrnn.training.trainer import METRICS_FILE, Best, Held, Run, hold
 
-T = TypeVar("T")
 LOCK_FILE = "lock"
 SEPARATORS_FROM = 500_000  # tokens
 
@@ -111,12 +111,12 @@ def resume(
     with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
         durable.sweep(folder)
         content = checkpoint.read(folder / runs.LAST_FILE)
-        model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), _saved(content.metadata, folder)
-        training = _saved_config(TrainingConfig, saved["training"], folder)
+        model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
+        training = saved_config(TrainingConfig, saved["training"], folder)
         device = machine.prepare(training.device, training.threads)
         material = _read_again(corpus, saved, model, training.val_fraction)
         if training.batch_size * training.window >= len(material.data.train):
-            raise _unfit(folder, "its windows do not fit its text")
+            raise unfit(folder, "its windows do not fit its text")
         training = _longer(training, saved, bound, model.config, material, device, started_at)
         model.provenance.setdefault("settings", {}).update(asdict(training))
         learner = Learner(model.config, training, material.data.train, device)
@@ -160,7 +160,7 @@ def _counted(number: int, noun: str) -> str:
 
 def _read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Model, val_fraction: float) -> Material:
     """The text of a run, from where it was or from where the user says; refused if a single byte changed."""
-    reading = _saved_config(ReadingConfig, saved["reading"], model.path.parent)
+    reading = saved_config(ReadingConfig, saved["reading"], model.path.parent)
     named = tuple(corpus) or tuple(saved["sources"])
     if "-" in named and not corpus:
         raise CorpusError("this run read its text from standard input.", "Give the text again: charrnn train --resume RUN FILE.")
@@ -172,7 +172,7 @@ def _read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Mod
             "Put the old text back, name it (charrnn train --resume RUN FILE), or train a new run.",
         )
     data = texts.tokenize(sources, reading, model.tokenizer, survey, val_fraction)
-    units = _saved_config(TokenizerConfig, saved["units"], model.path.parent)
+    units = saved_config(TokenizerConfig, saved["units"], model.path.parent)
     return Material(named, tuple(sources), survey, reading, units, model.tokenizer, data)
 
 
@@ -269,40 +269,6 @@ def _resume_facts(material: Material) -> dict[str, Any]:
         "reading": asdict(material.reading),
         "units": asdict(material.units),
     }
-
-
-def _saved(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    saved = metadata.get("resume")
-    kinds = {
-        "sources": list, "digest": str, "reading": dict, "units": dict, "training": dict, "step": int, "cursor": dict,
-        "skipped": int, "scaler": dict, "best": dict, "metrics_bytes": int,
-    }  # fmt: skip
-    if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
-        raise _unfit(folder, "it does not say how to go on")
-    cursor = saved["cursor"]
-    numbers = [saved["step"], saved["skipped"], saved["metrics_bytes"], cursor.get("epoch"), cursor.get("window")]
-    if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise _unfit(folder, "its progress makes no sense")
-    if not all(isinstance(source, str) and "\0" not in source for source in saved["sources"]):
-        raise _unfit(folder, "it does not say where its text is")
-    bounds = [saved["training"].get("steps"), saved["training"].get("eval_every")]
-    if not all(isinstance(number, int) and number > 0 for number in bounds):
-        raise _unfit(folder, "it is not bounded")
-    best = saved["best"]
-    if set(best) - {item.name for item in fields(Best)} or not all(isinstance(value, int | float) for value in best.values()):
-        raise _unfit(folder, "its best score makes no sense")
-    return saved
-
-
-def _saved_config(kind: type[T], values: Mapping[str, Any], folder: Path) -> T:
-    try:
-        return from_mapping(kind, values, "it")
-    except (UsageError, TypeError) as error:
-        raise _unfit(folder, str(error)) from error
-
-
-def _unfit(folder: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"{str(folder / runs.LAST_FILE)!r} cannot be gone on with: {why}.", "Train a new run.")
 
 
 def _longer(
