@@ -8,11 +8,12 @@ so that the short messages of `charrnn sample` cost nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TextIO
@@ -171,6 +172,28 @@ class Output:
         except OSError as error:
             raise WriteError(f"cannot write the output: {error.strerror}", "Free some space and try again.") from error
         self._flushed_at = time.monotonic()
+
+
+@contextlib.contextmanager
+def unechoed() -> Iterator[None]:
+    """Keys pressed inside do not show: not in the middle of a poem, and no `^C` that moves a panel by a line.
+
+    They wait for whoever reads next. Without a terminal on stdin, or without termios (Windows), nothing changes.
+    """
+    try:
+        import termios
+    except ImportError:
+        yield
+        return
+    if not typing():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, [*before[:3], before[3] & ~termios.ECHO, *before[4:]])
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def typing() -> bool:

@@ -134,7 +134,7 @@ def _converse(session: Session, greeting: str) -> None:
                     line = prompt.read()
                     if fancy and is_command(line):
                         screen.typed(line + "\n")
-                    with _unechoed():
+                    with console.unechoed():
                         going_on = screen.show(session.feed(line))
                 except KeyboardInterrupt:
                     if not prompt.dropped():
@@ -181,23 +181,6 @@ class _PlainReader:
 
     def dropped(self) -> str:
         return ""
-
-
-@contextmanager
-def _unechoed() -> Iterator[None]:
-    """Keys pressed while the model speaks wait for the next line, and do not show in the middle of the poem."""
-    try:
-        import termios
-    except ImportError:  # Windows
-        yield
-        return
-    before = termios.tcgetattr(sys.stdin)
-    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 @contextmanager

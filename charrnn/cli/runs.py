@@ -61,7 +61,7 @@ def _cells(info: RunInfo) -> list[str]:
     shape, scores = _mapping(info.metadata.get("model")), scores_of(info.metadata)
     return [
         info.name, _when(info), str(info.metadata.get("tokenizer", "")), shape_text(shape),
-        _number(info.metadata.get("step", scores.get("step"))), _figure(scores.get("loss")),
+        _number(scores.get("step")), _figure(scores.get("loss")),
         _figure(scores.get("bits_per_character")), size_text(info.size),
     ]  # fmt: skip
 

@@ -66,7 +66,7 @@ def train(
     bound = _one_bound(context, values)
     asked = options.asked(values, ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig)
     asked.pop("steps", None)
-    with Stop() as stop, _listener() as listener:
+    with Stop() as stop, console.unechoed(), _listener() as listener:
         if sys.stderr.isatty():
             console.note("preparing ...")
         events = _events(corpus, name, resume, checkpoints, asked, bound, stop)
