@@ -134,6 +134,10 @@ class TrainingConfig:
     )
     batch_size: int = setting(16, "Parallel streams.", low=1, high=65536)
     window: int = setting(64, "Time steps of truncated backpropagation.", low=1, high=65536)
+    optimizer: str = setting("muon", "What updates the recurrent matrices; AdamW updates the rest.", choices=["muon", "adamw"])
+    muon_learning_rate: float = setting(0.02, "Peak learning rate of Muon.", low=0, high=10, low_open=True)
+    muon_momentum: float = setting(0.95, "Muon's momentum.", low=0, high=1, high_open=True)
+    muon_weight_decay: float = setting(0.1, "Muon's decoupled weight decay.", low=0, high=10)
     learning_rate: float = setting(
         7e-3, "Peak learning rate of AdamW.", low=0, high=10, low_open=True, automatic="by cell and size"
     )
@@ -159,7 +163,7 @@ class TrainingConfig:
         "auto", "Where to compute; auto is cuda if there is one, else cpu.", choices=["auto", "cpu", "cuda", "mps"]
     )
     precision: str = setting(
-        "auto", "Arithmetic; auto is fp32 on a CPU, bf16 or fp16 on a GPU.", choices=["auto", "fp32", "bf16", "fp16"]
+        "auto", "Arithmetic; auto is fp32 on a CPU without bf16 units, else bf16.", choices=["auto", "fp32", "bf16", "fp16"]
     )
     threads: int = setting(0, "CPU threads.", low=0, high=512, automatic="all cores")
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "score": "charrnn.cli.score:score",
     "runs": "charrnn.cli.runs:runs",
     "inspect": "charrnn.cli.inspect:inspect",
+    "bench": "charrnn.cli.bench:bench",
 }
 HELP_SETTINGS: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],

@@ -6,7 +6,7 @@ the NumPy engine's. Shapes: B streams, T time steps, H hidden, L layers, I input
 
 Equations: LSTM with forget gate after Gers et al. (2000); GRU after Cho et al. (2014) in cuDNN's form, where the reset
 gate multiplies W_hn h + b_hn; plain RNN after Elman (1990). One torch layer for each, because oneDNN and cuDNN run
-them fused over the whole window.
+them fused over the whole window; what they do not run, cells.py does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charrnn.config import ModelConfig
+from charrnn.models.cells import gru, rnn
 
 State = tuple[Tensor, ...]
+WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
 class Recurrent(nn.Module):
@@ -26,6 +28,7 @@ class Recurrent(nn.Module):
     def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.cell = config.cell
+        self.nonlinearity = config.nonlinearity
         self.hidden_size = config.hidden_size
         self.dropout = dropout
         widths = [config.input_size] + [config.hidden_size] * (config.layers - 1)
@@ -49,10 +52,22 @@ class Recurrent(nn.Module):
             after.extend(mine)
         return x, tuple(after)
 
+    def matrices(self, onehot: bool) -> list[Tensor]:
+        """The matrices of all layers, but for the first W_ih if the input is `onehot`."""
+        names = [(index, name) for index in range(len(self.layers)) for name in ("weight_ih_l0", "weight_hh_l0")]
+        return [self.layers[index].get_parameter(name) for index, name in names[onehot:]]
+
     def _run(self, layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
         if self.cell == "lstm":
             y, (h, c) = layer(x, (state[0].unsqueeze(0), state[1].unsqueeze(0)))
             return y, (h[0], c[0])
+        if x.device.type == "cpu" and torch.is_grad_enabled():  # torch's own step through time would be slower
+            w_ih, w_hh, b_ih, b_hh = (layer.get_parameter(name) for name in WEIGHTS)
+            if self.cell == "gru":
+                y = gru(x, state[0], w_ih, w_hh, b_ih, b_hh)
+            else:
+                y = rnn(x, state[0], w_ih, w_hh, b_ih, b_hh, self.nonlinearity)
+            return y, (y[-1],)
         y, h = layer(x, state[0].unsqueeze(0))  # (T, B, H), (1, B, H)
         return y, (h[0],)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -11,13 +12,30 @@ import torch
 
 from charrnn.errors import UsageError
 
+WORKING = {(kind, device) for kind in ("fp32", "bf16") for device in ("cpu", "cuda")} | {("fp16", "cuda"), ("fp32", "mps")}
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
 
 def prepare(device: str, threads: int) -> torch.device:
     """Set the process up before the first tensor and return the device; raises UsageError if it is not there."""
     # Denormal numbers slow oneDNN's LSTM twenty times; they mean nothing here.
     torch.set_flush_denormal(True)
     torch.set_num_threads(threads or available_cores())
+    _keep_freed_memory()
     return resolve(device)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed: else each step's large tensors are mapped anew and their pages faulted in one by one.
+
+    Measured: a fifth to a third of a step of the larger shapes (docs/results.md). Elsewhere than on glibc, nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def resolve(device: str) -> torch.device:
@@ -31,14 +49,20 @@ def resolve(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """auto is fp32, on a GPU bf16 where it has it, else fp16; only a GPU may be asked for less than fp32."""
+    """auto is bf16 where the device multiplies it faster, on an older GPU fp16, else fp32; fp16 is for GPUs alone."""
     if precision == "auto":
-        if device.type != "cuda":
-            return "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if precision != "fp32" and device.type != "cuda":
-        raise UsageError(f"--precision {precision} needs a CUDA device; this run is on {device.type}.", "Use --precision fp32.")
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if device.type == "cpu" and has_matrix_units() else "fp32"
+    if (precision, device.type) not in WORKING:
+        raise UsageError(f"--precision {precision} does not work on a {device.type} device.", "Use --precision fp32.")
     return precision
+
+
+def has_matrix_units() -> bool:
+    """Whether the CPU multiplies bf16 matrices in units of their own (Intel's AMX): an LSTM is then 2 to 3 times faster."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())
 
 
 @contextlib.contextmanager

@@ -28,8 +28,10 @@ from charrnn.models.recurrent import initialise
 from charrnn.runs.checkpoint import Tensors
 from charrnn.training import device as machine
 from charrnn.training.batching import Cursor, Streams
+from charrnn.training.muon import Muon
 
 MOST_SKIPPED = 10
+MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Learner:
         initialise(self.network.recurrent, training.forget_bias, training.recurrent_init == "orthogonal")
         self.network.to(device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimizer = _adamw(self.network, training)
+        self.optimizers = _optimizers(self.network, training, self.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.streams = Streams(tokens, training.batch_size, training.window, training.seed, training.reset)
         self.cursor = Cursor()
@@ -100,12 +102,14 @@ class Learner:
         return Means(loss / max(1.0, tokens), right / max(1.0, tokens), norms / max(1.0, steps))
 
     def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return learning_rate(self.training, self.step)
+        """AdamW's learning rate at the next step."""
+        return self.training.learning_rate * rate_share(self.training, self.step)
 
     def _set_learning_rate(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+        share = rate_share(self.training, self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
 
     def _reset(self, reset: NDArray[np.bool_]) -> tuple[Tensor, ...]:
         """The carried state with the marked streams back at zero (they learn to start cold, as a prompt does)."""
@@ -116,16 +120,19 @@ class Learner:
 
     def _descend(self, loss: Tensor) -> Tensor:
         """Backpropagate, clip, update unless the gradient is not finite; returns the norm before clipping."""
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.device.type == "cpu" and not math.isfinite(float(norm)):
             return norm
         if self.training.clip:
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.training.clip, norm)
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
         return norm
 
@@ -154,7 +161,7 @@ class Learner:
         for name, weight in export_weights(self.network).items():
             result[f"current/{name}"] = weight
         for name, parameter in self.network.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
+            for key, value in self._moments(parameter).items():
                 result[f"optimizer/{key}/{name}"] = value.detach().cpu().numpy().copy()
         for index, part in enumerate(self.state):
             result[f"state/{index}"] = part.detach().cpu().numpy().copy()
@@ -163,6 +170,17 @@ class Learner:
         if self.device.type == "cuda":
             result["random/cuda"] = torch.cuda.get_rng_state(self.device).numpy().copy()
         return result
+
+    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        """What its optimizer remembers of a weight."""
+        moments: dict[str, Tensor] = self._optimizer_of(parameter).state[parameter]
+        return moments
+
+    def _optimizer_of(self, parameter: Tensor) -> torch.optim.Optimizer:
+        for optimizer in self.optimizers:
+            if any(parameter is one for group in optimizer.param_groups for one in group["params"]):
+                return optimizer
+        raise AssertionError("every weight has an optimizer")
 
     def progress(self) -> dict[str, Any]:
         """What is not a tensor."""
@@ -182,9 +200,8 @@ class Learner:
         expected = {name: (array.shape, array.dtype) for name, array in self.tensors().items() if name != "random/cuda"}
         if progress["step"] > progress["skipped"]:
             for name, parameter in self.network.named_parameters():
-                shape, single = tuple(parameter.shape), np.dtype(np.float32)
-                expected |= {f"optimizer/{key}/{name}": (shape, single) for key in ("exp_avg", "exp_avg_sq")}
-                expected[f"optimizer/step/{name}"] = ((), single)
+                for key in MOMENTS[type(self._optimizer_of(parameter))]:
+                    expected[f"optimizer/{key}/{name}"] = (() if key == "step" else tuple(parameter.shape), np.dtype(np.float32))
         found = {name: (array.shape, array.dtype) for name, array in tensors.items() if not name.startswith("tokenizer.")}
         found.pop("random/cuda", None)
         if odd := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
@@ -196,10 +213,11 @@ class Learner:
         for network, prefix in ((self.network, "current/"), (self.average, "average/")):
             import_weights(network, {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
         for name, parameter in self.network.named_parameters():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
+            moments = self._moments(parameter)
+            for key in MOMENTS[type(self._optimizer_of(parameter))]:
                 stored = tensors.get(f"optimizer/{key}/{name}")
                 if stored is not None:
-                    self.optimizer.state[parameter][key] = torch.from_numpy(np.array(stored)).to(self.device)
+                    moments[key] = torch.from_numpy(np.array(stored)).to(self.device)
         self.state = tuple(torch.from_numpy(np.array(tensors[f"state/{i}"])).to(self.device) for i in range(len(self.state)))
         self._sums = torch.from_numpy(np.array(tensors["progress/sums"])).to(self._sums)
         self.step, self.skipped = int(progress["step"]), int(progress["skipped"])
@@ -211,23 +229,37 @@ class Learner:
             torch.cuda.set_rng_state(torch.from_numpy(np.array(tensors["random/cuda"])), self.device)
 
 
-def learning_rate(training: TrainingConfig, step: int) -> float:
-    """The rate of step `step` (from 0): a linear rise over the warm-up, then a fall that ends just above zero."""
+def rate_share(training: TrainingConfig, step: int) -> float:
+    """The share of the peak rates at step `step` (from 0): a linear rise over the warm-up, then a fall to just above zero."""
     rise = max(1, round(training.warmup * training.steps))
     if step < rise:
-        return training.learning_rate * (step + 1) / rise
+        return (step + 1) / rise
     left = max(0.0, (training.steps - step) / max(1, training.steps - rise))
-    shape = {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[training.schedule]
-    return training.learning_rate * shape
+    return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[training.schedule]
 
 
-def _adamw(network: LanguageModel, training: TrainingConfig) -> torch.optim.AdamW:
-    """Weight decay pulls on matrices only: a bias has no size to regularise."""
-    matrices = [weight for weight in network.parameters() if weight.ndim >= 2]
-    vectors = [weight for weight in network.parameters() if weight.ndim < 2]
+def _optimizers(network: LanguageModel, training: TrainingConfig, precision: str) -> list[torch.optim.Optimizer]:
+    """Muon for the recurrent layers' matrices (not for one-hot inputs, which are rows of their own), AdamW for the rest.
+
+    Weight decay pulls on matrices only: a bias has no size to regularise. `peak` is each group's highest rate.
+    """
+    stack = network.recurrent
+    chosen = stack.matrices(onehot=network.config.embedding == "onehot") if training.optimizer == "muon" else []
+    rest = [weight for weight in network.parameters() if not any(weight is matrix for matrix in chosen)]
+    matrices, vectors = [w for w in rest if w.ndim >= 2], [w for w in rest if w.ndim < 2]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     betas, fused = (training.beta1, training.beta2), next(network.parameters()).device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)]
+    if chosen:
+        product = torch.bfloat16 if precision == "bf16" else torch.float32
+        optimizers.append(
+            Muon(chosen, lr=training.muon_learning_rate, momentum=training.muon_momentum,
+                 weight_decay=training.muon_weight_decay, size=stack.hidden_size, product=product)
+        )  # fmt: skip
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers
 
 
 def _diverged(step: int) -> CharrnnError:

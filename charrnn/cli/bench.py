@@ -1,0 +1,162 @@
+"""`charrnn bench`: the tables of docs/results.md, made again. Knows how to show a table, nothing of how one measures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import rich_click
+
+from charrnn import config
+from charrnn.cli import console, options
+from charrnn.config import TrainingConfig
+from charrnn.errors import CorpusError
+
+if TYPE_CHECKING:
+    from charrnn.training.bench import Begun, Medians, Row, Text
+    from charrnn.training.speed import Machine
+
+COLUMNS = (
+    "minutes", "wall-clock", "seed", "size", "steps", "tokens/s", "GFLOP/s", "share", "overhead", "stream", "cold256",
+    "bits/char",
+)  # fmt: skip
+LEFT = ("seed", "size")
+WIDE = 160  # columns of a table that goes into a file, where nothing has to be folded
+CAPTION = (
+    "GFLOP/s: 6 FLOPs for each weight of the recurrent and output layers and each token (median tokens/s of the run's "
+    "log). share: that divided by the rate of one torch product, (B*T x I+H) @ (I+H x G*H) of the first layer, in the "
+    "run's precision and threads. overhead: share of a step that is neither forward, backward nor the optimizer's update. "
+    "stream, cold256: nats per token on the whole validation part, as `charrnn eval --split val` has them."
+)
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What is trained, and how often."""
+
+    minutes: float = config.setting(
+        0.0, "Minutes a run may take; may be given several times.", low=0, low_open=True, high=1e6, automatic="5"
+    )
+    seeds: int = config.setting(1, "Runs of each time, with the seeds 1 to N.", low=1, high=1000)
+
+
+def _minutes_option() -> Any:
+    (item,) = (item for item in fields(BenchConfig) if item.name == "minutes")
+    kind = options.SettingType(item)
+    about = {"help": item.metadata["help"], "show_default": item.metadata["automatic"], "metavar": kind.name}
+    return rich_click.option("--minutes", type=kind, multiple=True, **about)
+
+
+@rich_click.group(invoke_without_command=True)
+@click.pass_context
+def bench(context: click.Context) -> None:
+    """Measure this machine and this version: the tables of the results, made again.
+
+    charrnn bench train my.txt --minutes 2 --seeds 3
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@bench.command()
+@options.apply(
+    [
+        rich_click.argument("text", metavar="TEXT", shell_complete=options.complete_file),
+        _minutes_option(),
+        rich_click.option(
+            "--seeds", type=options.SettingType(fields(BenchConfig)[1]), default=1, show_default="1", metavar="N",
+            help=fields(BenchConfig)[1].metadata["help"],
+        ),
+        rich_click.option("--plain", is_flag=True, help="For each time, also a textbook trainer: AdamW at one rate, LSTM 1x256."),
+        rich_click.option(
+            "--keep", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+            help="Keep the runs there (5min-seed1, ...); otherwise they are removed.",
+        ),
+        options.json_option("One JSON object with the machine, the text and all rows."),
+        *options.settings(TrainingConfig, "Machine", only=("device", "threads")),
+    ]
+)  # fmt: skip
+def train(
+    text: str, minutes: tuple[float, ...], seeds: int, plain: bool, keep: Path | None, as_json: bool, **values: Any
+) -> None:
+    """Train on the file TEXT, score the whole validation part, and measure the speed: one row for each run.
+
+    Each run is a `charrnn train TEXT` in a process of its own, with no other settings than those named here: neither
+    a settings file nor CHARRNN_* variables reach it. With several seeds their medians follow.
+
+        charrnn bench train my.txt
+        charrnn bench train my.txt --minutes 0.5 --minutes 5 --seeds 3 --plain
+        charrnn bench train my.txt --json > results.json
+    """
+    if not Path(text).is_file():
+        raise CorpusError(f"there is no file {text!r}.", "Name one text file: `charrnn bench train my.txt`.")
+    from charrnn.training import bench as measuring  # torch: only when all else has been found in order
+    from charrnn.training import speed
+
+    about, where = measuring.this_text(text), speed.this_machine()
+    wanted = measuring.trials(minutes or (5.0,), seeds, plain)
+    rows: list[Row] = []
+    with closing(measuring.train(text, wanted, keep=keep, device=values["device"], threads=values["threads"])) as events:
+        for event in events:
+            if isinstance(event, measuring.Begun):
+                console.say(_progress(event))
+            else:
+                rows.append(event)
+    if as_json:
+        with console.Output() as out:
+            out.write(json.dumps(measuring.record(where, about, rows), ensure_ascii=False) + "\n")
+    else:
+        _show(rows, measuring.medians(rows), _facts(where, about, rows))
+
+
+def _progress(event: Begun) -> str:
+    trial = event.trial
+    what = "the plain trainer" if trial.plain else f"seed {trial.seed}"
+    return f"run {event.number} of {event.total}: {trial.minutes:g} min, {what} ..."
+
+
+def _show(rows: Sequence[Row], medians: Sequence[Medians], facts: str) -> None:
+    """The table on stdout: the rows of each time, the medians below them; then what was measured how."""
+    from rich.table import Table
+    from rich.text import Text as Styled
+
+    caption = Styled(console.visible(f"{facts}\n{CAPTION}"), style="dim")
+    grid = Table(box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left", caption_style="")
+    for column in COLUMNS:
+        grid.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
+    for minutes in dict.fromkeys(row.minutes for row in rows):
+        for row in (one for one in rows if one.minutes == minutes):
+            grid.add_row(*_cells(row, row.size, "plain" if row.plain else str(row.seed)))
+        for middle in (one for one in medians if one.minutes == minutes):
+            grid.add_row(*_cells(middle, ", ".join(middle.sizes), "median"), style="bold")
+    screen = console.rich_console(sys.stdout)
+    if not sys.stdout.isatty():
+        screen.width = WIDE
+    screen.print(grid)
+
+
+def _cells(row: Row | Medians, size: str, seed: str) -> list[str]:
+    return [
+        f"{row.minutes:g}", clock(row.wall_seconds), seed, size, f"{row.steps:,.0f}", f"{row.tokens_per_second:,.0f}",
+        f"{row.gigaflops:.1f}", f"{row.share:.0%}", f"{row.overhead:.0%}", f"{row.stream:.4f}",
+        "" if row.cold256 is None else f"{row.cold256:.4f}", f"{row.bits_per_character:.4f}",
+    ]  # fmt: skip
+
+
+def clock(seconds: float) -> str:
+    """Whole minutes and seconds, 5:01."""
+    return f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+
+
+def _facts(where: Machine, text: Text, rows: Sequence[Row]) -> str:
+    """The machine, as much of it as was used, and the text; one line."""
+    threads = " or ".join(str(number) for number in sorted({row.threads for row in rows}))
+    gpu = f", {where.accelerator}" if any(row.device == "cuda" for row in rows) else ""
+    machine = f"{where.processor}, threads {threads} on {where.cores} usable cores{gpu}, torch {where.torch}"
+    return f"{machine}; {text.name}, {text.characters:,} characters, SHA-256 {text.sha256[:8]}."
