@@ -49,7 +49,7 @@ class ModelConfig:
     embedding: str = setting("learned", "Input representation.", choices=["learned", "onehot"])
     embedding_size: int = setting(64, "Width of the embedding.", low=1, high=65536)
     hidden_size: int = setting(256, "Units in each recurrent layer.", low=1, high=65536, automatic="from corpus and time")
-    layers: int = setting(1, "Recurrent layers.", low=1, high=64)
+    layers: int = setting(1, "Recurrent layers.", low=1, high=64, automatic="from corpus and time; 1 with --hidden-size")
     tie_weights: bool = setting(False, "Share the embedding with the output layer (makes embedding size = hidden size).")
 
     @property
@@ -61,6 +61,15 @@ class ModelConfig:
     def gates(self) -> int:
         """Gate blocks stacked in one weight matrix: LSTM i, f, g, o; GRU r, z, n; plain RNN one."""
         return {"lstm": 4, "gru": 3, "rnn": 1}[self.cell]
+
+
+@dataclass(frozen=True)
+class PresetConfig:
+    """A name for settings that go together; each of them can still be set on its own."""
+
+    size: str = setting(
+        "auto", "A ready-made network; auto suits corpus and time.", choices=["auto", "tiny", "small", "medium", "large"]
+    )
 
 
 def weight_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -128,11 +137,13 @@ class TrainingConfig:
     dropout_embedding: float = setting(
         0.0, "Dropout on the embedding.", low=0, high=1, high_open=True, automatic="from corpus and time"
     )
-    dropout_layers: float = setting(0.0, "Dropout between recurrent layers.", low=0, high=1, high_open=True)
+    dropout_layers: float = setting(
+        0.0, "Dropout between recurrent layers.", low=0, high=1, high_open=True, automatic="from corpus and time"
+    )
     dropout_output: float = setting(
         0.0, "Dropout before the output layer.", low=0, high=1, high_open=True, automatic="from corpus and time"
     )
-    batch_size: int = setting(16, "Parallel streams.", low=1, high=65536)
+    batch_size: int = setting(32, "Parallel streams.", low=1, high=65536, automatic="32; fewer for a short text")
     window: int = setting(64, "Time steps of truncated backpropagation.", low=1, high=65536)
     optimizer: str = setting("muon", "What updates the recurrent matrices; AdamW updates the rest.", choices=["muon", "adamw"])
     muon_learning_rate: float = setting(0.02, "Peak learning rate of Muon.", low=0, high=10, low_open=True)
@@ -144,8 +155,12 @@ class TrainingConfig:
     beta1: float = setting(0.9, "AdamW's first moment decay.", low=0, high=1, high_open=True)
     beta2: float = setting(0.99, "AdamW's second moment decay.", low=0, high=1, high_open=True)
     weight_decay: float = setting(0.05, "AdamW's decoupled weight decay, on matrices.", low=0, high=10)
-    warmup: float = setting(0.02, "Share of the steps over which the learning rate rises.", low=0, high=1)
-    schedule: str = setting("linear", "Fall of the learning rate after the warm-up.", choices=["linear", "cosine", "constant"])
+    warmup: int = setting(100, "Steps over which the learning rate rises; at most a tenth of all.", low=0, high=2**40)
+    schedule: str = setting(
+        "trapezoid", "The learning rate after its rise: trapezoid stays up, then falls in a line.",
+        choices=["trapezoid", "linear", "cosine", "constant"],
+    )  # fmt: skip
+    decay: float = setting(0.5, "Share of the steps, the last ones, over which a trapezoid falls.", low=0, high=1, high_open=True)
     clip: float = setting(0.25, "Most the global norm of the gradient may be (0: no clipping).", low=0, high=1e6)
     ema: float = setting(0.998, "Decay of the averaged weights (0: no averaging).", low=0, high=1, high_open=True)
     reset: float = setting(0.02, "Chance that a stream starts a window from a zero state, as a prompt does.", low=0, high=1)
@@ -155,8 +170,10 @@ class TrainingConfig:
     )
     steps: int = setting(0, "Optimizer steps to make.", low=0, high=2**40, automatic="from the time")
     val_fraction: float = setting(0.1, "Share of the text, at its end, kept for validation (0: none).", low=0, high=0.9)
-    eval_every: int = setting(0, "Steps between evaluations.", low=0, automatic="about 15 a run")
-    eval_tokens: int = setting(65_536, "Most validation tokens scored in an evaluation during training.", low=1)
+    eval_every: int = setting(0, "Steps between evaluations.", low=0, automatic="8 to 20 a run")
+    eval_tokens: int = setting(
+        65_536, "Most validation tokens scored in an evaluation during training.", low=1, automatic="up to 65,536"
+    )
     patience: int = setting(6, "Evaluations without a better loss after which training stops (0: never).", low=0)
     seed: int = setting(1, "Seed of weights, data order and dropout.", low=0, high=2**63 - 1)
     device: str = setting(

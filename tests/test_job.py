@@ -224,7 +224,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], N
     checkpoint.write(folder / runs.LAST_FILE, content.metadata, tensors)
 
 
-OPTIMIZER = "optimizer/exp_avg/recurrent.layers.0.weight_hh_l0"
+OPTIMIZER = "optimizer/momentum/recurrent.layers.0.weight_hh_l0"
 SPOILED: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
     "optimizer tensor too small": lambda resume, tensors: tensors.update({OPTIMIZER: tensors[OPTIMIZER][:3]}),
     "optimizer tensor missing": lambda resume, tensors: tensors.pop(OPTIMIZER),

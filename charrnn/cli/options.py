@@ -255,6 +255,6 @@ def _from_file(path: Path, key: str, value: Any, option: click.Parameter, contex
 def _every_setting() -> set[str]:
     kinds = (
         config.ReadingConfig, config.TokenizerConfig, config.ModelConfig, config.TrainingConfig, config.SamplingConfig,
-        BoundConfig, DrawConfig,
+        config.PresetConfig, BoundConfig, DrawConfig,
     )  # fmt: skip
     return OTHER_OPTIONS | {item.name for kind in kinds for item in fields(kind)}

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from charrnn.cli import console, main, options
 from charrnn.cli.progress import Lines, Listener, duration
-from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig
+from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
 from charrnn.errors import UsageError
 from charrnn.training.events import Event, Finished, Started
 
@@ -38,6 +38,7 @@ SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSo
         ),
         options.checkpoints_option("Output"),
         options.config_option("Output"),
+        *options.settings(PresetConfig, "Model"),
         *options.settings(ModelConfig, "Model", without=("task", "vocab_size")),
         *options.settings(TokenizerConfig, "Text"),
         *options.settings(ReadingConfig, "Text"),
@@ -64,7 +65,7 @@ def train(
     """
     _check_arguments(context, corpus, name, resume)
     bound = _one_bound(context, values)
-    asked = options.asked(values, ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig)
+    asked = options.asked(values, PresetConfig, ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig)
     asked.pop("steps", None)
     with Stop() as stop, console.unechoed(), _listener() as listener:
         if sys.stderr.isatty():
@@ -184,6 +185,6 @@ def _conclude(started: Started, finished: Finished, root: Path) -> None:
         f"{finished.best_bits_per_character:.4f} bits per character, at step {finished.best_step:,}"
     )
     console.say(f"saved in {console.shown_path(finished.folder)}")
-    if started.command:
-        console.say(f"the same again: {started.command}")
+    if command := finished.command or started.command:
+        console.say(f"the same again: {command}")
     console.say(f"write with it: charrnn sample {name}{elsewhere}")

@@ -46,6 +46,7 @@ PLAIN = {
 }  # fmt: skip
 QUOTED_LINES = 6  # of what a failed run said
 SECONDS_TO_LEAVE = 20.0  # for a child that was asked to end
+RATE_SECONDS, OVERHEAD_SECONDS = 0.5, 4.0  # spent on measuring them
 READING = ReadingConfig()  # TEXT is read as a run reads it whose only settings are flags
 
 
@@ -250,14 +251,14 @@ def measure(text: str, trial: Trial, folder: Path, wall_seconds: float, device: 
     documents = validation_part(texts.documents([text], READING), training.val_fraction)
     report = evaluate_text(model, documents, device=device, threads=threads)
     steps, tokens_per_second = _from_log(folder / METRICS_FILE)
-    own, rate = training_gigaflops(model.config, tokens_per_second), first_layer_rate(model.config, training)
+    own, rate = training_gigaflops(model.config, tokens_per_second), first_layer_rate(model.config, training, RATE_SECONDS)
     shape = {name: getattr(model.config, name) for name in ("cell", "layers", "hidden_size")}
     used = {name: getattr(training, name) for name in ("batch_size", "window", "precision", "optimizer", "device", "threads")}
     return Row(
         minutes=trial.minutes, seed=trial.seed, plain=trial.plain, **shape, **used, parameters=parameters(model.config),
         steps=steps, best_step=_best_step(model), wall_seconds=wall_seconds, tokens_per_second=tokens_per_second,
         gigaflops=own, matrix_gigaflops=rate, share=own / rate,
-        overhead=overhead(model.config, training, _tokens(text, model, training)),
+        overhead=overhead(model.config, training, _tokens(text, model, training), OVERHEAD_SECONDS),
         stream=report.loss, cold256=report.cold256, bits_per_character=report.bits_per_character,
     )  # fmt: skip
 

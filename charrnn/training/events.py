@@ -90,6 +90,7 @@ class Finished:
     best_bits_per_character: float
     seconds: float
     folder: Path
+    command: str = ""  # the command with --steps that repeats the run; where time was the bound, known only now
 
 
 Event = Started | Step | Evaluated | Sampled | Saved | Finished

@@ -11,7 +11,7 @@ import platform
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 
 import charrnn
 from charrnn import durable
-from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
+from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
 from charrnn.errors import CheckpointError, CorpusError, UsageError
 from charrnn.runs import checkpoint, registry
 from charrnn.runs import model as runs
@@ -31,7 +31,8 @@ from charrnn.text.corpus import Source, Survey, TokenData
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import recipe
-from charrnn.training.events import Event, Started
+from charrnn.training.deadline import Deadline
+from charrnn.training.events import Event, Finished, Started
 from charrnn.training.learner import Learner
 from charrnn.training.probe import seconds_per_step
 from charrnn.training.recipe import Bound, Facts, Plan
@@ -72,6 +73,7 @@ def run(
     """
     asked, bound, started_at = dict(asked or {}), bound or Bound(), time.monotonic() if started_at is None else started_at
     _check_asked(asked)
+    asked = _with_preset(asked)
     if name is not None:
         registry.check_name(name)
     training = _part(TrainingConfig, asked)
@@ -84,8 +86,10 @@ def run(
     try:
         with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
             run = _new_run(folder, material, plan, device, started_at, stop)
+            if plan.minutes is not None:
+                run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes)
             yield _started(run, material, (*notes, *plan.notes), recipe_command(run, material))
-            yield from run.events()
+            yield from _with_command(run, material)
     finally:
         _remove_if_unused(folder)
 
@@ -131,10 +135,18 @@ def resume(
 
 
 def _check_asked(asked: Mapping[str, Any]) -> None:
-    known = {item.name for kind in (ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig) for item in fields(kind)}
+    known = {
+        item.name for kind in (PresetConfig, ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig) for item in fields(kind)
+    }
     unknown = sorted(set(asked) - (known - {"task"}))
     if unknown:
         raise UsageError(f"there is no setting {unknown[0]!r}.", f"Known settings: {', '.join(sorted(known))}.")
+
+
+def _with_preset(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The wishes with those of a --size put in where there is none."""
+    size = _part(PresetConfig, asked).size
+    return {**recipe.PRESETS.get(size, {}), **{name: value for name, value in asked.items() if name != "size"}}
 
 
 def _part(kind: type[Any], asked: Mapping[str, Any]) -> Any:
@@ -310,6 +322,12 @@ def recipe_command(run: Run, material: Material) -> str:
     """The command that repeats this run exactly."""
     learner = run.learner
     return recipe.command(material.corpus, material.reading, material.units, learner.model_config, learner.training)
+
+
+def _with_command(run: Run, material: Material) -> Iterator[Event]:
+    """The events of a run, the last one with the command that repeats it: only now the number of steps is known."""
+    for event in run.events():
+        yield replace(event, command=recipe_command(run, material)) if isinstance(event, Finished) else event
 
 
 def _remove_if_unused(folder: Path) -> None:

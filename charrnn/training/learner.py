@@ -229,12 +229,18 @@ class Learner:
             torch.cuda.set_rng_state(torch.from_numpy(np.array(tensors["random/cuda"])), self.device)
 
 
+def rise(training: TrainingConfig) -> int:
+    """Steps of the warm-up."""
+    return max(1, min(training.warmup, training.steps // 10))
+
+
 def rate_share(training: TrainingConfig, step: int) -> float:
-    """The share of the peak rates at step `step` (from 0): a linear rise over the warm-up, then a fall to just above zero."""
-    rise = max(1, round(training.warmup * training.steps))
-    if step < rise:
-        return (step + 1) / rise
-    left = max(0.0, (training.steps - step) / max(1, training.steps - rise))
+    """The share of the peak rates at step `step` (from 0): a linear rise, then the schedule, to just above zero."""
+    if step < rise(training):
+        return (step + 1) / rise(training)
+    left = max(0.0, (training.steps - step) / max(1, training.steps - rise(training)))
+    if training.schedule == "trapezoid":  # Zhai et al. (2022); Hagele et al. (2024)
+        return min(1.0, max(0.0, training.steps - step) / max(1.0, training.decay * training.steps))
     return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[training.schedule]
 
 

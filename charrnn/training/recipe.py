@@ -16,12 +16,20 @@ from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, Training
 from charrnn.errors import CorpusError, UsageError
 from charrnn.training.batching import fit
 
-SIZES = (128, 192, 256, 384, 512, 768, 1024)
+SHAPES = ((128, 1), (256, 1), (256, 2), (384, 2), (512, 2), (768, 2), (1024, 2), (1536, 2))  # hidden units, layers
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    name: {"hidden_size": size, "layers": layers}
+    for name, (size, layers) in {"tiny": (128, 1), "small": (256, 2), "medium": (512, 2), "large": (1024, 2)}.items()
+}
 TOKENS_PER_PARAMETER = 6.0  # a larger network must be fed this many tokens for each of its weights to pay,
 PASSES = 18  # or see the text this often, after which there is little more in it;
-PARAMETERS_PER_TOKEN = 6.0  # and may hold at most this many weights for each token of the text
-EVALUATIONS = 15
+PARAMETERS_PER_TOKEN = 8.0  # and may hold at most this many weights for each token of the text
+STEPS_PER_PASS = 40  # a text shorter than this many windows a stream is cut into fewer streams
+LEAST_BATCH = 8
 LEAST_EVERY = 20  # steps between evaluations, however short the run
+EVALUATION_SHARE = 0.04  # of the time, for all of them
+LEAST_SCORED = 16_384  # tokens
+SAVE_SECONDS = 0.3  # of an evaluation, apart from the scoring
 FORWARD_SHARE = 0.29  # measured: of a step's time that the same tokens take in an evaluation
 SMALLEST_WINDOW = 4
 
@@ -70,6 +78,7 @@ class Plan:
     model: ModelConfig
     training: TrainingConfig
     notes: tuple[str, ...]
+    minutes: float | None = None  # the bound, where it is the clock; then the number of steps is an estimate
 
 
 def default_minutes(train_tokens: int) -> float:
@@ -90,16 +99,20 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
         bound = Bound(minutes=default_minutes(facts.train_tokens))
         notes.append(f"time: {bound.minutes:g} min, chosen for this much text (--minutes, --epochs or --steps set it)")
     training = _fitted(asked, facts, notes)
-    model = _model(asked, facts, int(asked.get("hidden_size", SIZES[0])))
+    training = replace(training, learning_rate=asked.get("learning_rate", _learning_rate(asked)))
     budget = _Budget(facts, bound, training, seconds_gone, timer)
+    model = _model(asked, facts, int(asked.get("hidden_size", SHAPES[0][0])), int(asked.get("layers", 1)))
     if "hidden_size" not in asked:
         model = _largest_affordable(asked, facts, training, budget)
-        notes.append(f"size: {model.hidden_size} hidden units, the most that the text and the time can feed")
-    training = replace(training, learning_rate=asked.get("learning_rate", _learning_rate(model)))
-    training = replace(training, steps=budget.steps(model, carefully=True))
+        notes.append(f"size: {_described(model)}, the most that the text and the time can feed")
+    training = budget.filled(model, asked)
     training = _regularised(asked, facts, model, training)
-    training = replace(training, eval_every=asked.get("eval_every", 0) or max(LEAST_EVERY, training.steps // EVALUATIONS))
-    return Plan(check(model), check(training), tuple(notes))
+    return Plan(check(model), check(training), tuple(notes), bound.minutes)
+
+
+def _described(model: ModelConfig) -> str:
+    layers = "one layer" if model.layers == 1 else f"{model.layers} layers"
+    return f"{layers} of {model.hidden_size} units"
 
 
 @dataclass
@@ -113,6 +126,7 @@ class _Budget:
     timer: Timer
 
     def steps(self, model: ModelConfig, carefully: bool = False) -> int:
+        """How many steps of `model` fit into the bound, measured `carefully` for longer."""
         tokens = self.training.batch_size * self.training.window
         if self.bound.steps is not None:
             return int(self.bound.steps)
@@ -121,9 +135,30 @@ class _Budget:
         assert self.bound.minutes is not None
         seconds = self.timer(model, self.training, max(LOOK, LONG_LOOK * 60 * self.bound.minutes * carefully))
         left = self.bound.minutes * 60 - self.seconds_gone() - 0.5
-        scored = min(self.training.eval_tokens, self.facts.val_tokens or self.facts.train_tokens)
-        left -= EVALUATIONS * (scored / tokens * seconds * FORWARD_SHARE + 0.1)
+        scored = self._scored(seconds)
+        left -= self._evaluations() * (scored / tokens * seconds * FORWARD_SHARE + SAVE_SECONDS)
         return max(20, int(left / (seconds * 1.03)))
+
+    def filled(self, model: ModelConfig, asked: Mapping[str, Any]) -> TrainingConfig:
+        """The training settings with the steps, and the evaluations on the way, that the bound allows."""
+        steps = self.steps(model, carefully=True)
+        every = asked.get("eval_every", 0) or max(LEAST_EVERY, steps // self._evaluations())
+        spare = asked.get("eval_tokens") or self._scored(self.timer(model, self.training, LOOK) if self.bound.minutes else 0)
+        return replace(self.training, steps=steps, eval_every=every, eval_tokens=spare)
+
+    def _evaluations(self) -> int:
+        """8 in a minute or two, 11 in ten, 20 in an hour or where time is no bound that is known."""
+        return 15 if self.bound.minutes is None else max(8, min(20, round(5 + 2 * self.bound.minutes**0.5)))
+
+    def _scored(self, seconds: float) -> int:
+        """Tokens of an evaluation: the most, halved until all of them take little of the time."""
+        tokens, most = self.training.batch_size * self.training.window, TrainingConfig().eval_tokens
+        if self.bound.minutes is None:
+            return most
+        allowed = EVALUATION_SHARE * 60 * self.bound.minutes / self._evaluations()
+        while most > LEAST_SCORED and most / tokens * seconds * FORWARD_SHARE > allowed:
+            most //= 2
+        return most
 
 
 def _fitted(asked: Mapping[str, Any], facts: Facts, notes: list[str]) -> TrainingConfig:
@@ -136,14 +171,17 @@ def _fitted(asked: Mapping[str, Any], facts: Facts, notes: list[str]) -> Trainin
             f"the text has {facts.train_tokens:,} tokens to train on; one window needs {least + 1:,}.",
             "Give more text, a smaller --window, or --val-fraction 0 to train on all of it.",
         )
+    if "batch_size" not in asked:
+        streams = facts.train_tokens // (STEPS_PER_PASS * training.window)
+        training = replace(training, batch_size=max(LEAST_BATCH, min(training.batch_size, streams // 8 * 8)))
     batch, window = fit(facts.train_tokens, training.batch_size, training.window)
     if (batch, window) != (training.batch_size, training.window):
         notes.append(f"batch: {batch} streams of {window} tokens, all that so short a text can fill")
     return replace(training, batch_size=batch, window=window)
 
 
-def _model(asked: Mapping[str, Any], facts: Facts, hidden: int) -> ModelConfig:
-    names = {item.name for item in fields(ModelConfig)} - {"task", "vocab_size", "hidden_size"}
+def _model(asked: Mapping[str, Any], facts: Facts, hidden: int, layers: int) -> ModelConfig:
+    names = {item.name for item in fields(ModelConfig)} - {"task", "vocab_size", "hidden_size", "layers"}
     given = {name: value for name, value in asked.items() if name in names}
     if given.get("tie_weights"):
         if given.get("embedding") == "onehot" or given.get("embedding_size", hidden) != hidden:
@@ -154,13 +192,14 @@ def _model(asked: Mapping[str, Any], facts: Facts, hidden: int) -> ModelConfig:
         given["embedding_size"] = hidden
     elif "embedding_size" not in given and facts.vocab_size > 1000:
         given["embedding_size"] = 128  # pieces carry more meaning than letters
-    return check(ModelConfig(vocab_size=facts.vocab_size, hidden_size=hidden, **given))
+    return check(ModelConfig(vocab_size=facts.vocab_size, hidden_size=hidden, layers=layers, **given))
 
 
 def _largest_affordable(asked: Mapping[str, Any], facts: Facts, training: TrainingConfig, budget: _Budget) -> ModelConfig:
-    chosen = _model(asked, facts, SIZES[0])
-    for size in SIZES[1:]:
-        model = _model(asked, facts, size)
+    shapes = [(hidden, int(asked.get("layers", layers))) for hidden, layers in SHAPES]
+    chosen = _model(asked, facts, *shapes[0])
+    for shape in dict.fromkeys(shapes[1:]):
+        model = _model(asked, facts, *shape)
         weights = recurrent_parameters(model)
         if weights > PARAMETERS_PER_TOKEN * facts.train_tokens:
             break
@@ -181,10 +220,12 @@ def recurrent_parameters(model: ModelConfig) -> int:
     return sum(math.prod(shape) for name, shape in weight_shapes(model).items() if name.startswith("layers."))
 
 
-def _learning_rate(model: ModelConfig) -> float:
-    if model.cell == "lstm":
-        return 7e-3 if model.hidden_size < 512 else 6e-3
-    return 4e-3 if model.cell == "gru" else 2e-3
+def _learning_rate(asked: Mapping[str, Any]) -> float:
+    """AdamW's; alone it must be gentler with the recurrent matrices of a GRU or a plain RNN."""
+    cell, optimizer = asked.get("cell", "lstm"), asked.get("optimizer", TrainingConfig().optimizer)
+    if optimizer == "muon" or cell == "lstm":
+        return TrainingConfig().learning_rate
+    return 4e-3 if cell == "gru" else 2e-3
 
 
 def _regularised(asked: Mapping[str, Any], facts: Facts, model: ModelConfig, training: TrainingConfig) -> TrainingConfig:
@@ -205,7 +246,8 @@ def command(
     words = ["charrnn", "train", *corpus, "--steps", str(training.steps)]
     configs: tuple[Any, ...] = (reading, tokenizer, model, training)
     defaults: tuple[Any, ...] = (ReadingConfig(), TokenizerConfig(), ModelConfig(), TrainingConfig())
-    always = {"hidden_size", "embedding_size", "learning_rate", "eval_every", "threads"}
+    always = {"hidden_size", "layers", "embedding_size", "batch_size", "learning_rate", "eval_every", "eval_tokens"}
+    always |= {"precision", "threads"}
     always |= {"dropout_embedding", "dropout_layers", "dropout_output"}
     for config, default in zip(configs, defaults, strict=True):
         for item in fields(config):

@@ -72,11 +72,13 @@ def training_gigaflops(model: ModelConfig, tokens_per_second: float) -> float:
     return 6 * product_weights(model) * tokens_per_second / 1e9
 
 
-def first_layer_rate(model: ModelConfig, training: TrainingConfig) -> float:
+def first_layer_rate(model: ModelConfig, training: TrainingConfig, seconds: float) -> float:
     """`matrix_rate` of the first layer's whole window: rows B*T, inner I + H, columns G*H."""
     inner, columns = model.input_size + model.hidden_size, model.gates * model.hidden_size
     precision = machine.resolve_precision(training.precision, machine.resolve(training.device))
-    return matrix_rate(training.batch_size * training.window, inner, columns, precision, training.device, training.threads)
+    return matrix_rate(
+        training.batch_size * training.window, inner, columns, precision, training.device, training.threads, seconds
+    )
 
 
 def matrix_rate(rows: int, inner: int, columns: int, precision: str, device: str, threads: int, seconds: float = 0.5) -> float:
@@ -93,7 +95,7 @@ def matrix_rate(rows: int, inner: int, columns: int, precision: str, device: str
     return 2.0 * rows * inner * columns / statistics.median(times) / 1e9
 
 
-def overhead(model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], seconds: float = 4.0) -> float:
+def overhead(model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], seconds: float) -> float:
     """The share of a step's time that is neither forward, backward nor the optimizer's update; from 0 to 1.
 
     What is left is data, clipping, averaging and bookkeeping. 1 - median(bare) / median(whole) over blocks of steps
@@ -101,7 +103,7 @@ def overhead(model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any],
     """
     where = machine.prepare(training.device, training.threads)
     learner = Learner(model, training, tokens, where)
-    whole, bare = _alternating([learner.advance, _bare_step(learner)], where, seconds, block_seconds=0.1)
+    whole, bare = _alternating([learner.advance, _bare_step(learner)], where, seconds, block_seconds=seconds / 40)
     return max(0.0, 1 - statistics.median(bare) / statistics.median(whole))
 
 

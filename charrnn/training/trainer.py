@@ -28,6 +28,7 @@ from charrnn.runs import model as runs
 from charrnn.text.tokenizers import EOS, Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import evaluate
+from charrnn.training.deadline import Deadline
 from charrnn.training.evaluate import Report
 from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Step
 from charrnn.training.learner import Learner
@@ -70,24 +71,27 @@ class Run:
     resume: dict[str, Any]  # what only a resumed run needs: where the corpus is, how it was read
     started_at: float
     stop: Callable[[], bool] = lambda: False
+    deadline: Deadline | None = None
     best: Best = field(default_factory=Best)
     _saved_at: float = 0.0
     _means_at: tuple[float, int] = (0.0, 0)
+    _evaluation_seconds: float = 0.0  # of the last one
 
     def events(self) -> Iterator[Event]:
         """Train to the end, the early stop or `stop()`, each of which leaves last.safetensors behind."""
-        training = self.learner.training
+        learner, every = self.learner, log_every(self.learner.training.steps)
         self._saved_at = time.monotonic()
-        self._means_at = (time.monotonic(), self.learner.step)
+        self._means_at = (time.monotonic(), learner.step)
         reason = "done"
-        while self.learner.step < training.steps:
-            self.learner.advance()
-            last = self.learner.step == training.steps
-            if last or self.learner.step % log_every(training.steps) == 0:
+        while learner.step < learner.training.steps:
+            learner.advance()
+            self._keep_time()
+            last = learner.step == learner.training.steps
+            if last or learner.step % every == 0:
                 yield self._log(self._step())
-            if last or self.learner.step % training.eval_every == 0:
+            if last or learner.step % learner.training.eval_every == 0:
                 yield from self._evaluate()
-                if training.patience and self.best.since >= training.patience and not last:
+                if self._out_of_patience() and not last:
                     reason = "early stop"
                     break
             elif time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
@@ -97,6 +101,18 @@ class Run:
                 yield self._save_last()
                 break
         yield self._finished(reason)
+
+    def _keep_time(self) -> None:
+        """Settle how many steps there is time for, where time is the bound."""
+        if self.deadline is not None:
+            learner = self.learner
+            learner.training = self.deadline.settle(learner.training, learner.step, self._evaluation_seconds)
+            self.about["provenance"]["settings"]["steps"] = learner.training.steps
+
+    def _out_of_patience(self) -> bool:
+        """Whether nothing has become better for too long. A rate that is about to fall may yet make it better."""
+        training = self.learner.training
+        return bool(training.patience) and self.best.since >= training.patience
 
     def seconds(self) -> float:
         """Seconds since the process started."""
@@ -116,6 +132,7 @@ class Run:
         )  # fmt: skip
 
     def _evaluate(self) -> Iterator[Event]:
+        began = time.monotonic()
         self.learner.check_finite()
         report = self._score()
         better = report.loss < self.best.loss
@@ -141,6 +158,7 @@ class Run:
         yield self._save_last()
         yield Sampled(self.learner.step, self._sample())
         self._means_at = (time.monotonic(), self.learner.step)  # an evaluation is not a slow step
+        self._evaluation_seconds = time.monotonic() - began
 
     def _score(self) -> Report:
         held, tokens = self.held, self.held.tokens
