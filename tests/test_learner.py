@@ -47,15 +47,22 @@ def test_another_seed_gives_other_weights() -> None:
     assert tensor_digest(advance(make(seed=1), 3).tensors()) != tensor_digest(advance(make(seed=2), 3).tensors())
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", ["trapezoid", "linear", "cosine", "constant"])
 def test_the_learning_rate_rises_then_falls_to_nearly_nothing(schedule: str) -> None:
-    training = TrainingConfig(steps=1000, learning_rate=0.01, warmup=0.1, schedule=schedule)
-    rates = [training.learning_rate * rate_share(training, step) for step in range(1000)]
-    assert rates[0] == pytest.approx(0.01 / 100)
-    assert max(rates) == pytest.approx(0.01) == pytest.approx(rates[99])
+    training = TrainingConfig(steps=1000, warmup=100, schedule=schedule)
+    rates = [rate_share(training, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 100)
+    assert max(rates) == pytest.approx(1) == pytest.approx(rates[99])
     assert rates[:100] == sorted(rates[:100])
     assert rates[99:] == sorted(rates[99:], reverse=True)
-    assert rates[-1] == 0.01 if schedule == "constant" else 0 < rates[-1] < 0.01 / 800
+    assert rates[-1] == 1 if schedule == "constant" else 0 < rates[-1] <= 1 / 500
+
+
+def test_a_trapezoid_stands_then_falls_over_its_share() -> None:
+    training = TrainingConfig(steps=1000, warmup=10, decay=0.2)
+    rates = [rate_share(training, step) for step in range(1000)]
+    assert set(rates[10:801]) == {1.0}
+    assert rates[900] == pytest.approx(0.5)
 
 
 def test_the_average_follows_its_definition() -> None:
