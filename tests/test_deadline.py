@@ -27,8 +27,8 @@ def run(
 
 @pytest.mark.parametrize("speed", [0.25, 0.7, 1.0, 1.5, 4.0])
 def test_a_machine_of_any_speed_ends_on_time(monkeypatch: pytest.MonkeyPatch, speed: float) -> None:
-    training, rates = run(monkeypatch, 5000, 100 / 5000 / speed)
-    assert training.steps == pytest.approx(5000 * speed, rel=0.001)
+    training, _ = run(monkeypatch, 5000, 100 / 5000 / speed)
+    assert training.steps == pytest.approx(5000 * speed, abs=3)
 
 
 @pytest.mark.parametrize("speed", [0.25, 0.7, 1.0, 1.5, 4.0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from charrnn.config import ModelConfig
 from charrnn.training.muon import Muon, orthogonalise
 from tests.test_learner import make
 
@@ -53,13 +52,10 @@ def test_decay_shrinks_by_the_rate_times_the_decay() -> None:
 
 @pytest.mark.parametrize("embedding", ["learned", "onehot"])
 def test_muon_has_the_recurrent_matrices_and_adamw_the_rest(embedding: str) -> None:
-    learner = make(model=ModelConfig(vocab_size=40, hidden_size=16, layers=2, embedding=embedding))
+    learner = make(model={"layers": 2, "embedding": embedding})
     adamw, muon = learner.optimizers
-    names = {
-        name
-        for name, weight in learner.network.named_parameters()
-        if any(weight is one for one in muon.param_groups[0]["params"])
-    }
+    chosen = muon.param_groups[0]["params"]
+    names = {name for name, weight in learner.network.named_parameters() if any(weight is one for one in chosen)}
     expected = {f"recurrent.layers.{layer}.weight_{kind}_l0" for layer in (0, 1) for kind in ("ih", "hh")}
     assert names == expected - ({"recurrent.layers.0.weight_ih_l0"} if embedding == "onehot" else set())
     rest = sum(len(group["params"]) for group in adamw.param_groups)

@@ -55,7 +55,7 @@ def test_what_was_asked_for_is_never_touched() -> None:
 
 
 def test_epochs_become_steps() -> None:
-    assert plan(Bound(epochs=2)).training.steps == round(2 * 1_003_854 / (16 * 64))
+    assert plan(Bound(epochs=2)).training.steps == round(2 * 1_003_854 / (32 * 64))
 
 
 def test_without_a_bound_it_chooses_a_time_and_says_so() -> None:
@@ -64,7 +64,7 @@ def test_without_a_bound_it_chooses_a_time_and_says_so() -> None:
     assert recipe.default_minutes(10_000) < recipe.default_minutes(1_000_000)
 
 
-@pytest.mark.parametrize("tokens", [5, 30, 200, 1000])
+@pytest.mark.parametrize("tokens", [5, 30, 200, 500])
 def test_batch_and_window_shrink_to_the_text(tokens: int) -> None:
     made = plan(Bound(steps=10), Facts(tokens, 0, 30, "cpu"))
     assert made.training.batch_size * made.training.window < tokens
