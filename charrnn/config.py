@@ -118,7 +118,7 @@ class TokenizerConfig:
 
     tokenizer: str = setting(
         "auto",
-        "Units of text; auto is char up to 500 distinct characters, else subword.",
+        "Units of text; auto is char up to 500 distinct characters, and for short texts; else subword.",
         choices=["auto", "char", "byte", "subword"],
     )
     vocab_size: int = setting(

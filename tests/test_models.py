@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from charrnn.config import ModelConfig, TrainingConfig, weight_shapes
+from charrnn.models.dropout import dropout
 from charrnn.models.language import LanguageModel, export_weights, import_weights
 from charrnn.training.learner import Learner
 
@@ -104,3 +105,23 @@ def test_dropout_drops_in_training_alone() -> None:
         model.eval()
         first, second = (model(IDS, model.begin(3))[0] for _ in range(2))
         assert torch.equal(first, second), name
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.3, 0.5, 0.99])
+def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
+    torch.manual_seed(5)
+    ones = torch.ones(1001, 997)  # no multiple of eight
+    found = dropout(ones, share, training=True)
+    dropped, count = min(255, max(1, round(256 * share))) / 256, ones.numel()
+    error = 5 * (dropped * (1 - dropped) / count) ** 0.5  # five standard errors: a false alarm in two million
+    assert float((found == 0).float().mean()) == pytest.approx(dropped, abs=error)
+    assert found.unique().tolist() == pytest.approx([0.0, 1 / (1 - dropped)])
+    assert torch.equal(dropout(ones, share, training=False), ones)
+
+
+def test_neighbours_in_one_draw_are_dropped_independently() -> None:
+    torch.manual_seed(6)
+    dropped = (dropout(torch.ones(200_000, 8), 0.5, training=True) == 0).float() - 0.5
+    correlations = 4 * dropped.T @ dropped / len(dropped)
+    assert float((correlations - torch.eye(8)).abs().max()) < 5 / len(dropped) ** 0.5
+    assert float((4 * dropped[1:] * dropped[:-1]).mean(0).abs().max()) < 5 / len(dropped) ** 0.5

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from charrnn.config import ModelConfig, weight_shapes
+from charrnn.models.dropout import dropout
 from charrnn.models.recurrent import Recurrent, State
 
 
@@ -46,12 +47,9 @@ class LanguageModel(nn.Module):
     def forward(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """(T, B) token ids and a state to (T, B, V) logits and the state after the last step."""
         x = self._embed(ids)  # (T, B, E)
-        if self.dropout_embedding:
-            x = functional.dropout(x, self.dropout_embedding, self.training)
+        x = dropout(x, self.dropout_embedding, self.training)
         y, state = self.recurrent(x, state)  # (T, B, H)
-        if self.dropout_output:
-            y = functional.dropout(y, self.dropout_output, self.training)
-        return self.output(y), state
+        return self.output(dropout(y, self.dropout_output, self.training)), state
 
     def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         """(B,) token ids to (B, V) logits: one time step."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from charrnn.config import ModelConfig
 from charrnn.models.cells import gru, rnn
+from charrnn.models.dropout import dropout
 
 State = tuple[Tensor, ...]
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -45,8 +45,8 @@ class Recurrent(nn.Module):
         """(T, B, I) inputs and a state to (T, B, H) outputs of the last layer and the state after the last step."""
         after: list[Tensor] = []
         for index, layer in enumerate(self.layers):
-            if index and self.dropout:
-                x = functional.dropout(x, self.dropout, self.training)
+            if index:
+                x = dropout(x, self.dropout, self.training)
             mine = state[index * self.per_layer : (index + 1) * self.per_layer]
             x, mine = self._run(layer, x, mine)
             after.extend(mine)

@@ -25,7 +25,8 @@ PAD, BOS, EOS, UNK = 0, 1, 2, 3
 RESERVED = 4
 REPLACEMENT = "\ufffd"
 SCALAR_VALUES = 0x110000 - 0x800  # every code point but the surrogates
-MOST_CHARACTERS = 500  # up to here "auto" means char
+MOST_CHARACTERS = 500  # up to here "auto" means char,
+LEAST_MEETINGS = 20  # and beyond it too, while a character is met fewer times than this on average: no piece is learnt so
 HIDDEN_SHARE = 0.001  # characters seen once become <unk> where together they are less of the text than this
 ALPHABET = "tokenizer.alphabet"
 ANOTHER_COPY = "Use another copy of the file."
@@ -232,7 +233,8 @@ def build(
         raise TokenizerError("the text is empty; a tokenizer needs at least one character.", "Give a text with something in it.")
     kind = config.tokenizer
     if kind == "auto":
-        kind = "char" if len(counts) <= MOST_CHARACTERS else "subword"
+        enough = sum(counts.values()) >= LEAST_MEETINGS * len(counts)
+        kind = "subword" if len(counts) > MOST_CHARACTERS and enough else "char"
     if kind == "char":
         return _build_char(config.min_count, counts)
     if kind == "byte":

@@ -29,6 +29,7 @@ LEAST_BATCH = 8
 LEAST_EVERY = 20  # steps between evaluations, however short the run
 EVALUATION_SHARE = 0.04  # of the time, for all of them
 LEAST_SCORED = 16_384  # tokens
+LITTLE_TEXT, SHORT_TEXT = 20_000, 300_000  # tokens
 SAVE_SECONDS = 0.3  # of an evaluation, apart from the scoring
 FORWARD_SHARE = 0.29  # measured: of a step's time that the same tokens take in an evaluation
 SMALLEST_WINDOW = 4
@@ -98,6 +99,11 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     if not bound.given:
         bound = Bound(minutes=default_minutes(facts.train_tokens))
         notes.append(f"time: {bound.minutes:g} min, chosen for this much text (--minutes, --epochs or --steps set it)")
+    if facts.train_tokens < LITTLE_TEXT:
+        notes.append(
+            f"little text: {facts.train_tokens:,} tokens are soon known by heart, and the model will mostly repeat them; "
+            "it begins to invent with some hundred thousand"
+        )
     training = _fitted(asked, facts, notes)
     training = replace(training, learning_rate=asked.get("learning_rate", _learning_rate(asked)))
     budget = _Budget(facts, bound, training, seconds_gone, timer)
@@ -147,7 +153,9 @@ class _Budget:
         return replace(self.training, steps=steps, eval_every=every, eval_tokens=spare)
 
     def _evaluations(self) -> int:
-        """8 in a minute or two, 11 in ten, 20 in an hour or where time is no bound that is known."""
+        """8 in a minute or two, 11 in ten, 20 in an hour; 15 where the clock is no bound; 30 of a text soon overlearnt."""
+        if self.facts.train_tokens < SHORT_TEXT:
+            return 30
         return 15 if self.bound.minutes is None else max(8, min(20, round(5 + 2 * self.bound.minutes**0.5)))
 
     def _scored(self, seconds: float) -> int:
