@@ -144,9 +144,13 @@ def test_auto_chooses_by_distinct_characters() -> None:
     small, notes = tokenizers.build(TokenizerConfig(), Counter(CANDLE), list)
     assert small.kind == "char"
     assert notes == [f"tokenizer: char ({len(set(CANDLE))} distinct characters)"]
-    large, notes = tokenizers.build(TokenizerConfig(), Counter(CHINESE), lambda: [CHINESE])
+    large, notes = tokenizers.build(TokenizerConfig(), Counter(CHINESE * 20), lambda: [CHINESE])
     assert large.kind == "subword"
     assert "subword" in notes[0]
+
+
+def test_auto_stays_with_characters_while_the_text_is_too_short_to_learn_pieces_from() -> None:
+    assert tokenizers.build(TokenizerConfig(), Counter(CHINESE), lambda: [CHINESE])[0].kind == "char"
 
 
 @pytest.mark.parametrize(("asked", "once", "kept"), [(0, 1, 2), (0, 50, 52), (1, 1, 3), (2, 50, 2), (900, 1, 1)])
