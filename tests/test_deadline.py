@@ -11,13 +11,13 @@ from charrnn.training.learner import rate_share
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, planned: int, seconds_per_step: float, **settings: object
+    monkeypatch: pytest.MonkeyPatch, planned: int, seconds_per_step: float, most: int = 2**40, **settings: object
 ) -> tuple[TrainingConfig, list[float]]:
     """The settings at the end, and the rate of every step, of a run that has 100 seconds."""
     now = 0.0
     monkeypatch.setattr(deadline.time, "monotonic", lambda: now)
     training = TrainingConfig(steps=planned, **settings)  # type: ignore[arg-type]
-    limit, step, rates = Deadline(began=0.0, ends=100.0 + EXIT_SECONDS), 0, []
+    limit, step, rates = Deadline(0.0, 100.0 + EXIT_SECONDS, most), 0, []
     while step < training.steps:
         rates.append(rate_share(training, step))
         step, now = step + 1, now + seconds_per_step
@@ -52,3 +52,10 @@ def test_it_never_settles_below_what_the_warm_up_needs(monkeypatch: pytest.Monke
     training, rates = run(monkeypatch, 1200, 100 / 300)
     assert training.steps == 1000
     assert rates == [rate_share(training, step) for step in range(1000)]
+
+
+@pytest.mark.parametrize("most", [5000, 5500])
+def test_a_fast_machine_makes_no_more_than_the_most(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    training, rates = run(monkeypatch, 5000, 100 / 20_000, most)
+    assert training.steps == most
+    assert rates == [rate_share(training, step) for step in range(most)]

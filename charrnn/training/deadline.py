@@ -24,6 +24,7 @@ class Deadline:
 
     began: float
     ends: float
+    most: int = 2**40  # steps
     settled: bool = False
 
     def settle(self, training: TrainingConfig, step: int, evaluation_seconds: float) -> TrainingConfig:
@@ -35,7 +36,9 @@ class Deadline:
         last = self.ends - evaluation_seconds - EXIT_SECONDS
         if time.monotonic() - self.began >= flat * (last - self.began):
             self.settled = True
-            return replace(training, steps=max(step + 1, least, math.ceil(step / flat)))
+            return replace(training, steps=min(self.most, max(step + 1, least, math.ceil(step / flat))))
         if step + 1 > flat * training.steps:  # faster than was thought: the top grows longer
-            return replace(training, steps=math.ceil(1.02 * (step + 1) / flat))
+            longer = min(self.most, math.ceil(1.02 * (step + 1) / flat))
+            self.settled = longer <= training.steps
+            return replace(training, steps=max(longer, training.steps))
         return training

@@ -87,7 +87,7 @@ def run(
         with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
             run = _new_run(folder, material, plan, device, started_at, stop)
             if plan.minutes is not None:
-                run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes)
+                run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes, most=plan.most_steps)
             yield _started(run, material, (*notes, *plan.notes), recipe_command(run, material))
             yield from _with_command(run, material)
     finally:

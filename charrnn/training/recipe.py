@@ -21,7 +21,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     name: {"hidden_size": size, "layers": layers}
     for name, (size, layers) in {"tiny": (128, 1), "small": (256, 2), "medium": (512, 2), "large": (1024, 2)}.items()
 }
-TOKENS_PER_PARAMETER = 6.0  # a larger network must be fed this many tokens for each of its weights to pay,
+TOKENS_PER_PARAMETER = 3.0  # a larger network must be fed this many tokens for each of its weights to pay,
+ENOUGH_PASSES = 18  # where nobody says how long: beyond, dropout or not, a text is learnt by heart
 PASSES = 18  # or see the text this often, after which there is little more in it;
 PARAMETERS_PER_TOKEN = 8.0  # and may hold at most this many weights for each token of the text
 STEPS_PER_PASS = 40  # a text shorter than this many windows a stream is cut into fewer streams
@@ -79,7 +80,8 @@ class Plan:
     model: ModelConfig
     training: TrainingConfig
     notes: tuple[str, ...]
-    minutes: float | None = None  # the bound, where it is the clock; then the number of steps is an estimate
+    minutes: float | None = None  # the bound, where it is the clock; then the number of steps is an estimate,
+    most_steps: int = 2**40  # which may grow up to this
 
 
 def default_minutes(train_tokens: int) -> float:
@@ -96,9 +98,13 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     Raises UsageError (settings that exclude each other) or CorpusError (a text too small).
     """
     notes: list[str] = []
+    most = math.inf if bound.given else ENOUGH_PASSES
     if not bound.given:
         bound = Bound(minutes=default_minutes(facts.train_tokens))
-        notes.append(f"time: {bound.minutes:g} min, chosen for this much text (--minutes, --epochs or --steps set it)")
+        notes.append(
+            f"time: {bound.minutes:g} min or {ENOUGH_PASSES} passes, whichever is sooner, chosen for this much text "
+            "(--minutes, --epochs or --steps set it)"
+        )
     if facts.train_tokens < LITTLE_TEXT:
         notes.append(
             f"little text: {facts.train_tokens:,} tokens are soon known by heart, and the model will mostly repeat them; "
@@ -106,14 +112,14 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
         )
     training = _fitted(asked, facts, notes)
     training = replace(training, learning_rate=asked.get("learning_rate", _learning_rate(asked)))
-    budget = _Budget(facts, bound, training, seconds_gone, timer)
+    budget = _Budget(facts, bound, training, most, seconds_gone, timer)
     model = _model(asked, facts, int(asked.get("hidden_size", SHAPES[0][0])), int(asked.get("layers", 1)))
     if "hidden_size" not in asked:
         model = _largest_affordable(asked, facts, training, budget)
         notes.append(f"size: {_described(model)}, the most that the text and the time can feed")
     training = budget.filled(model, asked)
     training = _regularised(asked, facts, model, training)
-    return Plan(check(model), check(training), tuple(notes), bound.minutes)
+    return Plan(check(model), check(training), tuple(notes), bound.minutes, budget.most_steps())
 
 
 def _described(model: ModelConfig) -> str:
@@ -128,6 +134,7 @@ class _Budget:
     facts: Facts
     bound: Bound
     training: TrainingConfig
+    most: float  # passes over the text
     seconds_gone: Callable[[], float]
     timer: Timer
 
@@ -143,7 +150,12 @@ class _Budget:
         left = self.bound.minutes * 60 - self.seconds_gone() - 0.5
         scored = self._scored(seconds)
         left -= self._evaluations() * (scored / tokens * seconds * FORWARD_SHARE + SAVE_SECONDS)
-        return max(20, int(left / (seconds * 1.03)))
+        return min(self.most_steps(), max(20, int(left / (seconds * 1.03))))
+
+    def most_steps(self) -> int:
+        """Steps after which the passes are done that are enough."""
+        tokens = self.training.batch_size * self.training.window
+        return max(20, int(min(self.most * self.facts.train_tokens / tokens, 2.0**40)))
 
     def filled(self, model: ModelConfig, asked: Mapping[str, Any]) -> TrainingConfig:
         """The training settings with the steps, and the evaluations on the way, that the bound allows."""
