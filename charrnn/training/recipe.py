@@ -22,7 +22,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     for name, (size, layers) in {"tiny": (128, 1), "small": (256, 2), "medium": (512, 2), "large": (1024, 2)}.items()
 }
 TOKENS_PER_PARAMETER = 3.0  # a larger network must be fed this many tokens for each of its weights to pay,
-ENOUGH_PASSES = 18  # where nobody says how long: beyond, dropout or not, a text is learnt by heart
+ENOUGH_PASSES = 20  # where nobody says how long: beyond, dropout or not, a text is learnt by heart
 PASSES = 18  # or see the text this often, after which there is little more in it;
 PARAMETERS_PER_TOKEN = 8.0  # and may hold at most this many weights for each token of the text
 STEPS_PER_PASS = 40  # a text shorter than this many windows a stream is cut into fewer streams
@@ -252,7 +252,7 @@ def _regularised(asked: Mapping[str, Any], facts: Facts, model: ModelConfig, tra
     """Dropout by how hard the text will be pressed: passes over it times weights for each of its tokens."""
     passes = training.steps * training.batch_size * training.window / facts.train_tokens
     pressure = passes * recurrent_parameters(model) / facts.train_tokens
-    output = round(min(0.5, max(0.0, 0.115 * math.log(max(pressure, 1e-9) / 1.9))), 2)
+    output = round(min(0.5, max(0.0, 0.12 * math.log(max(pressure, 1e-9) / 5.6))), 2)
     values = {"dropout_output": output, "dropout_embedding": round(output * 0.3, 2)}
     if model.layers > 1:
         values["dropout_layers"] = output
