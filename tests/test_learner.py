@@ -77,6 +77,20 @@ def test_the_average_follows_its_definition() -> None:
         torch.testing.assert_close(weight, expected[name])
 
 
+def test_a_long_run_averages_every_fourth_step() -> None:
+    learner = advance(make(steps=400, ema=0.9), 100)
+    every_step = {name: weight.detach().clone() for name, weight in learner.average.named_parameters()}
+    for _ in range(41):
+        before = [weight.clone() for weight in learner.average.parameters()]
+        learner.advance()
+        same = all(torch.equal(one, other) for one, other in zip(before, learner.average.parameters(), strict=True))
+        assert same == (learner.step % 4 != 0)
+        for name, weight in learner.network.named_parameters():
+            every_step[name] = 0.9 * every_step[name] + 0.1 * weight.detach()
+    for (name, weight), current in zip(learner.average.named_parameters(), learner.network.parameters(), strict=True):
+        assert (weight - every_step[name]).norm() < 0.3 * (weight - current).norm()
+
+
 def test_without_averaging_the_average_is_the_network() -> None:
     learner = advance(make(ema=0.0), 3)
     for average, current in zip(learner.average.parameters(), learner.network.parameters(), strict=True):

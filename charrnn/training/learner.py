@@ -31,6 +31,7 @@ from charrnn.training.batching import Cursor, Streams
 from charrnn.training.muon import Muon
 
 MOST_SKIPPED = 10
+AVERAGE_EVERY, AVERAGE_ALL = 4, 100  # steps; all of the first, which a short run has no others of
 MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
 
 
@@ -129,7 +130,7 @@ class Learner:
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.device.type == "cpu" and not math.isfinite(float(norm)):
             return norm
-        if self.training.clip:
+        if self.training.clip and not (self.device.type == "cpu" and float(norm) <= self.training.clip):
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.training.clip, norm)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
@@ -151,9 +152,13 @@ class Learner:
             raise _diverged(self.step)
 
     def _update_average(self) -> None:
+        """Soon only every few steps, by as much as so many would have moved it: it follows as well at a part of the cost."""
+        every = AVERAGE_EVERY if self.step > AVERAGE_ALL and self.training.ema else 1
+        if self.step % every:
+            return
         decay = min(self.training.ema, (1 + self.step) / (10 + self.step)) if self.training.ema else 0.0
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay**every)
 
     def tensors(self) -> Tensors:
         """All of it as named arrays: current and averaged weights, optimizer, carried state, random generators."""
