@@ -118,7 +118,7 @@ class TokenizerConfig:
 
     tokenizer: str = setting(
         "auto",
-        "Units of text; auto is char up to 500 distinct characters, and for short texts; else subword.",
+        "Units of text; auto is char up to 500 distinct characters or while each is rare; else subword.",
         choices=["auto", "char", "byte", "subword"],
     )
     vocab_size: int = setting(
@@ -150,12 +150,12 @@ class TrainingConfig:
     muon_momentum: float = setting(0.95, "Muon's momentum.", low=0, high=1, high_open=True)
     muon_weight_decay: float = setting(0.1, "Muon's decoupled weight decay.", low=0, high=10)
     learning_rate: float = setting(
-        7e-3, "Peak learning rate of AdamW.", low=0, high=10, low_open=True, automatic="by cell and size"
+        7e-3, "Peak learning rate of AdamW.", low=0, high=10, low_open=True, automatic="by cell and optimizer"
     )
     beta1: float = setting(0.9, "AdamW's first moment decay.", low=0, high=1, high_open=True)
     beta2: float = setting(0.99, "AdamW's second moment decay.", low=0, high=1, high_open=True)
     weight_decay: float = setting(0.05, "AdamW's decoupled weight decay, on matrices.", low=0, high=10)
-    warmup: int = setting(100, "Steps over which the learning rate rises; at most a tenth of all.", low=0, high=2**40)
+    warmup: int = setting(100, "Steps over which the learning rate rises.", low=0, high=2**40, automatic="100, at most a tenth")
     schedule: str = setting(
         "trapezoid", "The learning rate after its rise: trapezoid stays up, then falls in a line.",
         choices=["trapezoid", "linear", "cosine", "constant"],
@@ -170,7 +170,7 @@ class TrainingConfig:
     )
     steps: int = setting(0, "Optimizer steps to make.", low=0, high=2**40, automatic="from the time")
     val_fraction: float = setting(0.1, "Share of the text, at its end, kept for validation (0: none).", low=0, high=0.9)
-    eval_every: int = setting(0, "Steps between evaluations.", low=0, automatic="8 to 20 a run")
+    eval_every: int = setting(0, "Steps between evaluations.", low=0, automatic="8 to 30 a run")
     eval_tokens: int = setting(
         65_536, "Most validation tokens scored in an evaluation during training.", low=1, automatic="up to 65,536"
     )
@@ -180,7 +180,9 @@ class TrainingConfig:
         "auto", "Where to compute; auto is cuda if there is one, else cpu.", choices=["auto", "cpu", "cuda", "mps"]
     )
     precision: str = setting(
-        "auto", "Arithmetic; auto is fp32 on a CPU without bf16 units, else bf16.", choices=["auto", "fp32", "bf16", "fp16"]
+        "auto",
+        "Arithmetic; auto is bf16 where the device is built for it, on older GPUs fp16, else fp32.",
+        choices=["auto", "fp32", "bf16", "fp16"],
     )
     threads: int = setting(0, "CPU threads.", low=0, high=512, automatic="all cores")
 

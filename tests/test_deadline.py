@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from charrnn.config import TrainingConfig
@@ -41,17 +43,31 @@ def test_the_rates_are_those_of_the_plain_command_with_that_many_steps(
     assert rates[-1] < 0.01
 
 
-@pytest.mark.parametrize("settings", [{"schedule": "linear"}, {"warmup": 1000}])
-def test_where_the_rates_depend_on_the_number_of_steps_it_stays(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
-) -> None:
-    assert run(monkeypatch, 5000, 100 / 5000 / 0.5, **settings)[0].steps == 5000
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_where_the_rates_depend_on_the_number_of_steps_it_stays(monkeypatch: pytest.MonkeyPatch, schedule: str) -> None:
+    assert run(monkeypatch, 5000, 100 / 5000 / 0.5, schedule=schedule)[0].steps == 5000
 
 
-def test_it_never_settles_below_what_the_warm_up_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    training, rates = run(monkeypatch, 1200, 100 / 300)
-    assert training.steps == 1000
-    assert rates == [rate_share(training, step) for step in range(1000)]
+@pytest.mark.parametrize(("planned", "possible"), [(1200, 300), (20, 8), (20, 1140), (76, 200)])
+@pytest.mark.parametrize("schedule", ["trapezoid", "constant"])
+def test_a_short_run_ends_on_time_too(monkeypatch: pytest.MonkeyPatch, planned: int, possible: int, schedule: str) -> None:
+    training, rates = run(monkeypatch, planned, 100 / possible, schedule=schedule, warmup=planned // 10)
+    assert training.steps == pytest.approx(possible, abs=2)
+    assert rates == [rate_share(training, step) for step in range(training.steps)]
+
+
+def test_it_never_settles_below_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    training, rates = run(monkeypatch, 5000, 100 / 300, warmup=400)
+    assert training.steps == 400
+    assert rates == [rate_share(training, step) for step in range(400)]
+
+
+def test_a_run_that_was_interrupted_has_the_time_left_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadline.time, "monotonic", lambda: 30.0)
+    saved = json.loads(json.dumps(Deadline(10.0, 100.0, 500).as_json()))
+    monkeypatch.setattr(deadline.time, "monotonic", lambda: 1030.0)
+    assert Deadline.from_json(saved) == Deadline(1010.0, 1100.0, 500)
+    assert Deadline.from_json(None) is None
 
 
 @pytest.mark.parametrize("most", [5000, 5500])

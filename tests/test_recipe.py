@@ -13,7 +13,7 @@ from charrnn.models.language import LanguageModel
 from charrnn.training import recipe
 from charrnn.training.recipe import Bound, Facts
 
-SHAKESPEARE = Facts(1_003_854, 111_540, 69, "cpu")
+SHAKESPEARE = Facts(1_003_854, 111_540, 69)
 
 
 def timer(model: ModelConfig, training: TrainingConfig, look: float = 0.4) -> float:
@@ -39,7 +39,7 @@ def test_the_time_is_filled_and_not_overrun() -> None:
 
 
 def test_a_short_text_gets_a_small_model_and_heavy_dropout() -> None:
-    small = plan(Bound(minutes=2), Facts(5_000, 500, 60, "cpu"))
+    small = plan(Bound(minutes=2), Facts(5_000, 500, 60))
     large = plan(Bound(minutes=2))
     assert small.model.hidden_size < large.model.hidden_size
     assert small.training.dropout_output == 0.5
@@ -66,16 +66,16 @@ def test_without_a_bound_it_chooses_a_time_and_says_so() -> None:
 
 @pytest.mark.parametrize("tokens", [5, 30, 200, 500])
 def test_batch_and_window_shrink_to_the_text(tokens: int) -> None:
-    made = plan(Bound(steps=10), Facts(tokens, 0, 30, "cpu"))
+    made = plan(Bound(steps=10), Facts(tokens, 0, 30))
     assert made.training.batch_size * made.training.window < tokens
     assert any(note.startswith("batch") for note in made.notes)
 
 
 def test_a_text_that_cannot_fill_a_window_is_refused() -> None:
     with pytest.raises(CorpusError, match="one window needs 101"):
-        plan(Bound(steps=10), Facts(100, 0, 30, "cpu"), window=100)
+        plan(Bound(steps=10), Facts(100, 0, 30), window=100)
     with pytest.raises(CorpusError, match="4 tokens"):
-        plan(Bound(steps=10), Facts(4, 0, 30, "cpu"))
+        plan(Bound(steps=10), Facts(4, 0, 30))
 
 
 @pytest.mark.parametrize("bound", [{"steps": 1, "minutes": 1}, {"minutes": float("nan")}, {"epochs": -1}, {"minutes": 0}])

@@ -27,6 +27,7 @@ COLUMNS = (
     "bits/char",
 )  # fmt: skip
 LEFT = ("seed", "size")
+LEFT_OUT, NARROW = ("GFLOP/s", "share", "overhead", "bits/char"), 110  # of a table for fewer columns than these
 WIDE = 160  # columns of a table that goes into a file, where nothing has to be folded
 CAPTION = (
     "GFLOP/s: 6 FLOPs for each weight of the recurrent and output layers and each token (median tokens/s of the run's "
@@ -102,17 +103,19 @@ def train(
     about, where = measuring.this_text(text), speed.this_machine()
     wanted = measuring.trials(minutes or (5.0,), seeds, plain)
     rows: list[Row] = []
-    with closing(measuring.train(text, wanted, keep=keep, device=values["device"], threads=values["threads"])) as events:
-        for event in events:
-            if isinstance(event, measuring.Begun):
-                console.say(_progress(event))
-            else:
-                rows.append(event)
-    if as_json:
-        with console.Output() as out:
-            out.write(json.dumps(measuring.record(where, about, rows), ensure_ascii=False) + "\n")
-    else:
-        _show(rows, measuring.medians(rows), _facts(where, about, rows))
+    try:
+        with closing(measuring.train(text, wanted, keep=keep, device=values["device"], threads=values["threads"])) as events:
+            for event in events:
+                if isinstance(event, measuring.Begun):
+                    console.say(_progress(event))
+                else:
+                    rows.append(event)
+    finally:  # a run that fails, or Ctrl-C, must not cost the hours of those before it
+        if as_json and rows:
+            with console.Output() as out:
+                out.write(json.dumps(measuring.record(where, about, rows), ensure_ascii=False) + "\n")
+        elif rows:
+            _show(rows, measuring.medians(rows), _facts(where, about, rows))
 
 
 def _progress(event: Begun) -> str:
@@ -128,16 +131,21 @@ def _show(rows: Sequence[Row], medians: Sequence[Medians], facts: str) -> None:
 
     caption = Styled(console.visible(f"{facts}\n{CAPTION}"), style="dim")
     grid = Table(box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left", caption_style="")
-    for column in COLUMNS:
-        grid.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
-    for minutes in dict.fromkeys(row.minutes for row in rows):
-        for row in (one for one in rows if one.minutes == minutes):
-            grid.add_row(*_cells(row, row.size, "plain" if row.plain else str(row.seed)))
-        for middle in (one for one in medians if one.minutes == minutes):
-            grid.add_row(*_cells(middle, ", ".join(middle.sizes), "median"), style="bold")
     screen = console.rich_console(sys.stdout)
     if not sys.stdout.isatty():
         screen.width = WIDE
+    shown = [index for index, name in enumerate(COLUMNS) if screen.width >= NARROW or name not in LEFT_OUT]
+    if len(shown) < len(COLUMNS):
+        caption.append(f" A terminal of {NARROW} columns, or --json, shows more.")
+    for column in (COLUMNS[index] for index in shown):
+        grid.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
+    for minutes in dict.fromkeys(row.minutes for row in rows):
+        for row in (one for one in rows if one.minutes == minutes):
+            cells = _cells(row, row.size, "plain" if row.plain else str(row.seed))
+            grid.add_row(*(cells[index] for index in shown))
+        for middle in (one for one in medians if one.minutes == minutes):
+            cells = _cells(middle, ", ".join(middle.sizes), "median")
+            grid.add_row(*(cells[index] for index in shown), style="bold")
     screen.print(grid)
 
 

@@ -62,8 +62,9 @@ class Lines:
 def headline(event: Started) -> str:
     """One line on what is about to be trained."""
     begin = f"from step {event.step:,} " if event.step else ""
+    begin += "to about" if event.estimated else "to"
     return (
-        f"training {event.name!r} {begin}to step {event.steps:,}: {event.characters:,} characters, "
+        f"training {event.name!r} {begin} step {event.steps:,}: {event.characters:,} characters, "
         f"{event.vocab_size:,} different tokens, {event.parameters:,} parameters, on {event.device}"
     )
 

@@ -130,6 +130,8 @@ def _one_bound(context: click.Context, values: Mapping[str, Any]) -> dict[str, A
             raise UsageError(f"{both} exclude each other: give one bound.", f"Keep --{given[0]}, for example.")
         if given:
             return {given[0]: values[given[0]]}
+        if values["steps"] == 0 and context.get_parameter_source("steps") is source:
+            raise UsageError("--steps is 0; expected a positive number.", "Give --steps 1000, or leave it out.")
     return {}
 
 

@@ -2,7 +2,7 @@
 
 torch draws one number of 32 bits after the other for each element, which beside an LSTM in bf16 was a sixth of a
 training step. Here one draw of 64 bits serves eight elements, so the share dropped is a whole number of 256ths; what is
-kept is scaled by the inverse of exactly that share. On a GPU torch's own dropout is fast.
+kept is scaled by the inverse of that share (in bf16 as near as its 8 bits come). On a GPU torch's own dropout is fast.
 """
 
 from __future__ import annotations

@@ -93,14 +93,23 @@ def create(name: str | None, stem: str, root: Path) -> Path:
             folder.mkdir()
         except FileExistsError as error:
             if name is not None:
-                hint = f"Go on with it (--resume {name}), or choose another name."
-                raise UsageError(f"there is a run {name!r} already.", hint) from error
+                raise _taken(name) from error
             continue  # another process took it between the look and the making
         except OSError as error:
             raise CannotCreateError(
                 f"cannot create {str(folder)!r}: {error.strerror}", "Check the folder, or --checkpoints."
             ) from error
         return folder
+
+
+def check_free(name: str, root: Path) -> None:
+    """Raise UsageError if `name` cannot name a run or names one already: better said before the text is read."""
+    if (root / check_name(name)).exists():
+        raise _taken(name)
+
+
+def _taken(name: str) -> UsageError:
+    return UsageError(f"there is a run {name!r} already.", f"Go on with it (--resume {name}), or choose another name.")
 
 
 def check_name(name: str) -> str:

@@ -236,7 +236,8 @@ def build(
         enough = sum(counts.values()) >= LEAST_MEETINGS * len(counts)
         kind = "subword" if len(counts) > MOST_CHARACTERS and enough else "char"
     if kind == "char":
-        return _build_char(config.min_count, counts)
+        rare = config.tokenizer == "auto" and len(counts) > MOST_CHARACTERS
+        return _build_char(config.min_count, counts, "; too short a text to learn subwords from" if rare else "")
     if kind == "byte":
         return ByteTokenizer(), ["tokenizer: byte (256 values)"]
     from charrnn.text import subword
@@ -244,13 +245,13 @@ def build(
     return subword.build(config, counts, sample, stop)
 
 
-def _build_char(asked: int, counts: Mapping[str, int]) -> tuple[Tokenizer, list[str]]:
+def _build_char(asked: int, counts: Mapping[str, int], why: str) -> tuple[Tokenizer, list[str]]:
     least = asked or _least_count(counts)
     kept = sorted(ord(letter) for letter, count in counts.items() if count >= least)
     if not kept:
         most = max(counts.values())
         raise TokenizerError(f"no character occurs {least} times, the most frequent one {most} times.", "Lower --min-count.")
-    note, rare = f"{len(counts):,} distinct characters", len(counts) - len(kept)
+    note, rare = f"{len(counts):,} distinct characters{why}", len(counts) - len(kept)
     if rare:
         named = " ".join(repr(letter) for letter, count in itertools.islice(_rarer(counts, least), 5))
         note += f"; too rare to learn, read as <unk>: {named}{' ...' if rare > 5 else ''}; --min-count 1 keeps them"

@@ -27,7 +27,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from charrnn.config import ModelConfig, ReadingConfig, TrainingConfig
+from charrnn.config import ReadingConfig, TrainingConfig
 from charrnn.errors import CharrnnError, UsageError
 from charrnn.runs import model as runs
 from charrnn.text import corpus as texts
@@ -42,7 +42,7 @@ PLAIN_SEED = 1
 PLAIN = {
     "hidden_size": "256", "learning_rate": "2e-3", "schedule": "constant", "warmup": "0", "clip": "1", "ema": "0",
     "weight_decay": "0", "reset": "0", "beta2": "0.999", "dropout_output": "0", "dropout_embedding": "0",
-    "batch_size": "32", "window": "64", "precision": "fp32", "optimizer": "adamw",
+    "batch_size": "32", "window": "64", "precision": "fp32", "optimizer": "adamw", "patience": "0",
 }  # fmt: skip
 QUOTED_LINES = 6  # of what a failed run said
 SECONDS_TO_LEAVE = 20.0  # for a child that was asked to end
@@ -181,16 +181,14 @@ def _home(keep: Path | None, wanted: Sequence[Trial]) -> Iterator[Path]:
 
 
 def command(text: str, trial: Trial, folder: Path, device: str | None = None, threads: int | None = None) -> list[str]:
-    """The command line of a trial; a setting that this version does not know is left out of the plain trainer."""
+    """The command line of a trial."""
     words = [sys.executable, "-m", "charrnn", "train", text]
     words += ["--minutes", repr(float(trial.minutes)), "--seed", str(trial.seed)]
     words += ["--name", trial.name, "--checkpoints", str(folder)]
     words += ["--device", device] if device is not None else []
     words += ["--threads", str(threads)] if threads is not None else []
-    known = {item.name for kind in (ModelConfig, TrainingConfig) for item in fields(kind)}
-    for name, value in PLAIN.items():
-        if trial.plain and name in known:
-            words += ["--" + name.replace("_", "-"), value]
+    for name, value in PLAIN.items() if trial.plain else ():
+        words += ["--" + name.replace("_", "-"), value]
     return words
 
 

@@ -34,8 +34,8 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    mallopt(M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(M_TRIM_THRESHOLD, 1 << 30)
+    if any(mallopt(M_MMAP_THRESHOLD, size) for size in (1 << 30, 1 << 25)):  # an older glibc takes 32 MB at most
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def resolve(device: str) -> torch.device:

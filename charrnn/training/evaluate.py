@@ -100,7 +100,9 @@ def streams_for(tokens: int) -> int:
     return max(1, min(STREAMS, tokens // TOKENS_PER_STREAM))
 
 
-def stream_loss(network: LanguageModel, tokens: NDArray[Any], streams: int, skip: int = 0) -> tuple[float, int]:
+def stream_loss(
+    network: LanguageModel, tokens: NDArray[Any], streams: int, skip: int = 0, precision: str = "fp32"
+) -> tuple[float, int]:
     """Sum of nats, and how many tokens were predicted right, over tokens[1 + skip:], each given all before it in its stream.
 
     The text is cut into `streams` contiguous parts, as equal as they can be; each begins with a zero state.
@@ -109,7 +111,7 @@ def stream_loss(network: LanguageModel, tokens: NDArray[Any], streams: int, skip
     inputs, targets, counted = _columns(tokens, streams, length)
     if skip:
         counted[:skip, 0] = False
-    return _run(network, inputs, targets, counted)
+    return _run(network, inputs, targets, counted, precision)
 
 
 def cold_loss(network: LanguageModel, tokens: NDArray[Any], window: int = 256) -> float | None:
@@ -135,7 +137,9 @@ def _columns(tokens: NDArray[Any], streams: int, length: int) -> tuple[NDArray[A
     return tokens[positions], tokens[positions + 1], counted
 
 
-def _run(network: LanguageModel, inputs: NDArray[Any], targets: NDArray[Any], counted: NDArray[np.bool_]) -> tuple[float, int]:
+def _run(
+    network: LanguageModel, inputs: NDArray[Any], targets: NDArray[Any], counted: NDArray[np.bool_], precision: str = "fp32"
+) -> tuple[float, int]:
     where = next(network.parameters()).device
     state = network.begin(inputs.shape[1])
     nats, correct = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
@@ -145,7 +149,9 @@ def _run(network: LanguageModel, inputs: NDArray[Any], targets: NDArray[Any], co
         span = max(1, min(SPAN, FLOATS // (inputs.shape[1] * network.config.vocab_size)))
         for first in range(0, len(inputs), span):
             rows = slice(first, first + span)
-            logits, state = network(_tensor(inputs[rows], where), state)
+            with machine.arithmetic(precision, where):
+                logits, state = network(_tensor(inputs[rows], where), state)
+            state = tuple(part.float() for part in state)
             more, right = _score(logits, _tensor(targets[rows], where), torch.from_numpy(counted[rows]).to(where))
             nats += more.cpu()
             correct += right.cpu()

@@ -29,6 +29,7 @@ class Started:
     device: str
     command: str  # the equal command with --steps
     notes: tuple[str, ...]
+    estimated: bool = False  # whether the clock has still to settle the number of steps
 
 
 @dataclass(frozen=True)

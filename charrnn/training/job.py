@@ -6,6 +6,7 @@ The one place that knows the whole order of things. Yields the trainer's events 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import platform
 import re
@@ -41,6 +42,8 @@ from charrnn.training.trainer import METRICS_FILE, Best, Held, Run, hold
 
 LOCK_FILE = "lock"
 SEPARATORS_FROM = 500_000  # tokens
+RESUMED_SHARE = 0.93  # of the time of a resumed run, for steps; the rest is for evaluations and saves
+BUSY_LOOK = 3.0  # times as long as one thread took, after which more threads are known to be slower
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def run(
     _check_asked(asked)
     asked = _with_preset(asked)
     if name is not None:
-        registry.check_name(name)
+        registry.check_free(name, root)
     training = _part(TrainingConfig, asked)
     _part(ModelConfig, {name: value for name, value in asked.items() if name not in ("vocab_size", "task")} | {"vocab_size": 4})
     device = machine.prepare(training.device, training.threads)
@@ -86,10 +89,10 @@ def run(
     try:
         with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
             run = _new_run(folder, material, plan, device, started_at, stop)
+            run.asked = frozenset(asked)
             if plan.minutes is not None:
                 run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes, most=plan.most_steps)
-            yield _started(run, material, (*notes, *plan.notes), recipe_command(run, material))
-            yield from _with_command(run, material)
+            yield from _events(run, material, (*notes, *plan.notes))
     finally:
         _remove_if_unused(folder)
 
@@ -109,9 +112,9 @@ def resume(
     started_at, bound = time.monotonic() if started_at is None else started_at, bound or Bound()
     folder = path if path.is_dir() else path.parent
     if not (folder / runs.LAST_FILE).is_file():
-        raise CheckpointError(
-            f"{str(folder)!r} holds no {runs.LAST_FILE} to go on from.", "Train it anew with `charrnn train FILE`."
-        )
+        text = path.is_file() and path.suffix != ".safetensors"
+        hint = "The run comes first: `charrnn train --resume RUN FILE`." if text else "Train it anew: `charrnn train FILE`."
+        raise CheckpointError(f"{str(path if text else folder)!r} holds no {runs.LAST_FILE} to go on from.", hint)
     with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
         durable.sweep(folder)
         content = checkpoint.read(folder / runs.LAST_FILE)
@@ -121,17 +124,18 @@ def resume(
         material = _read_again(corpus, saved, model, training.val_fraction)
         if training.batch_size * training.window >= len(material.data.train):
             raise unfit(folder, "its windows do not fit its text")
-        training = _longer(training, saved, bound, model.config, material, device, started_at)
+        longer = _longer(training, saved, bound, model.config, material, device, started_at)
+        training, extended = longer, saved["extended"] or longer.steps != training.steps
         model.provenance.setdefault("settings", {}).update(asdict(training))
         learner = Learner(model.config, training, material.data.train, device)
         learner.restore(content.tensors, saved)
         durable.truncate(folder / METRICS_FILE, int(saved["metrics_bytes"]))
         about = {"name": model.name, "start": list(model.start), "provenance": model.provenance}
         run = Run(learner, model.tokenizer, _held(material, training), folder, about, _resume_facts(material), started_at, stop)
-        run.best = Best(**saved["best"])
-        notes = (f"resumed at step {learner.step:,} of {training.steps:,}",)
-        yield _started(run, material, notes, "" if bound.given else recipe_command(run, material))
-        yield from run.events()
+        run.best, run.extended, run.asked = Best(**saved["best"]), extended, frozenset(saved["asked"])
+        if not bound.given:
+            run.deadline = Deadline.from_json(saved["deadline"])
+        yield from _events(run, material, (f"resumed at step {learner.step:,} of {training.steps:,}",))
 
 
 def _check_asked(asked: Mapping[str, Any]) -> None:
@@ -203,11 +207,11 @@ def _plan(asked: Mapping[str, Any], material: Material, device: torch.device, bo
     if not wishes.get("threads"):
         wishes["threads"] = torch.get_num_threads()
         if timed and device.type == "cpu" and wishes["threads"] > 1 and _busy(material, wishes["threads"], device):
-            wishes["threads"], notes = 1, ("threads: 1, which is faster here and now: other programs use the cores",)
+            wishes["threads"], notes = 1, ("threads: 1, faster here and now, as where other programs use the cores",)
             torch.set_num_threads(1)
     wishes["precision"] = machine.resolve_precision(wishes.get("precision", "auto"), device)
     wishes["device"] = device.type
-    facts = Facts(len(material.data.train), len(material.data.val), material.tokenizer.vocab_size, device.type)
+    facts = Facts(len(material.data.train), len(material.data.val), material.tokenizer.vocab_size)
     timer = lambda model, training, seconds: seconds_per_step(model, training, material.data.train, device, seconds)  # noqa: E731
     plan = recipe.plan(wishes, facts, bound, lambda: time.monotonic() - started_at, timer)
     return replace(plan, notes=(*notes, *plan.notes))
@@ -218,9 +222,11 @@ def _busy(material: Material, threads: int, device: torch.device) -> bool:
     tokens, training, seconds = material.data.train, TrainingConfig(steps=1000), {}
     if len(tokens) <= training.batch_size * training.window:  # too little to measure with, and soon learnt anyway
         return False
+    model, most = ModelConfig(vocab_size=material.tokenizer.vocab_size), math.inf
     for count in (1, threads):
         torch.set_num_threads(count)
-        seconds[count] = seconds_per_step(ModelConfig(vocab_size=material.tokenizer.vocab_size), training, tokens, device)
+        seconds[count] = seconds_per_step(model, training, tokens, device, most=most)
+        most = BUSY_LOOK * seconds[count]
     return seconds[1] < seconds[threads]
 
 
@@ -299,11 +305,13 @@ def _longer(
         steps = round(bound.epochs * len(material.data.train) / (training.batch_size * training.window))
     elif bound.minutes is not None:
         seconds = seconds_per_step(model, training, material.data.train, device)
-        steps = int(saved["step"]) + int((bound.minutes * 60 - (time.monotonic() - started_at)) / seconds * 0.97)
+        left = max(0.0, bound.minutes * 60 - (time.monotonic() - started_at))
+        steps = int(saved["step"]) + int(left / seconds * RESUMED_SHARE)
     if steps < training.steps:
+        given = f"--minutes {bound.minutes:g} is enough for {steps:,}" if bound.minutes else f"{steps:,} would be shorter"
         raise UsageError(
-            f"this run is bounded at {training.steps:,} steps; {steps:,} would be shorter.",
-            f"Give --steps above {training.steps}.",
+            f"this run is bounded at {training.steps:,} steps; {given}.",
+            "Leave the bound out to go on to the old one, or give a longer one (a flag, CHARRNN_MINUTES or a file set it).",
         )
     return replace(training, steps=steps)
 
@@ -314,20 +322,23 @@ def _started(run: Run, material: Material, notes: tuple[str, ...], command: str)
     return Started(
         run.folder.name, run.folder, settings, recipe.parameters(learner.model_config), material.survey.characters,
         material.tokenizer.vocab_size, len(material.data.train), len(material.data.val), learner.training.steps,
-        learner.step, learner.training.device, command, notes,
+        learner.step, learner.training.device, command, notes, run.deadline is not None and not run.deadline.settled,
     )  # fmt: skip
 
 
-def recipe_command(run: Run, material: Material) -> str:
-    """The command that repeats this run exactly."""
-    learner = run.learner
-    return recipe.command(material.corpus, material.reading, material.units, learner.model_config, learner.training)
+def _command(run: Run, material: Material) -> str:
+    """The command that repeats this run exactly; none does where the bound was changed on the way."""
+    if run.extended:
+        return ""
+    model, training = run.learner.model_config, run.learner.training
+    return recipe.command(material.corpus, material.reading, material.units, model, training, run.asked)
 
 
-def _with_command(run: Run, material: Material) -> Iterator[Event]:
-    """The events of a run, the last one with the command that repeats it: only now the number of steps is known."""
+def _events(run: Run, material: Material, notes: tuple[str, ...]) -> Iterator[Event]:
+    """The events of a run, the last one again with the command: only then the number of steps is known for certain."""
+    yield _started(run, material, notes, _command(run, material))
     for event in run.events():
-        yield replace(event, command=recipe_command(run, material)) if isinstance(event, Finished) else event
+        yield replace(event, command=_command(run, material)) if isinstance(event, Finished) else event
 
 
 def _remove_if_unused(folder: Path) -> None:

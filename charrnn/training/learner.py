@@ -130,6 +130,9 @@ class Learner:
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.device.type == "cpu" and not math.isfinite(float(norm)):
             return norm
+        if self.scaler.is_enabled() and not math.isfinite(float(norm)):
+            self.scaler.update()  # the scale was too high: none of the optimizers may step, whichever's weights overflowed
+            return norm
         if self.training.clip and not (self.device.type == "cpu" and float(norm) <= self.training.clip):
             torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.training.clip, norm)
         for optimizer in self.optimizers:
@@ -236,16 +239,17 @@ class Learner:
 
 def rise(training: TrainingConfig) -> int:
     """Steps of the warm-up."""
-    return max(1, min(training.warmup, training.steps // 10))
+    return max(1, min(training.warmup, training.steps))
 
 
 def rate_share(training: TrainingConfig, step: int) -> float:
     """The share of the peak rates at step `step` (from 0): a linear rise, then the schedule, to just above zero."""
-    if step < rise(training):
-        return (step + 1) / rise(training)
-    left = max(0.0, (training.steps - step) / max(1, training.steps - rise(training)))
+    risen = (step + 1) / rise(training)
     if training.schedule == "trapezoid":  # Zhai et al. (2022); Hagele et al. (2024)
-        return min(1.0, max(0.0, training.steps - step) / max(1.0, training.decay * training.steps))
+        return min(1.0, risen, max(0.0, training.steps - step) / max(1.0, training.decay * training.steps))
+    if risen < 1:
+        return risen
+    left = max(0.0, (training.steps - step) / max(1, training.steps - rise(training)))
     return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[training.schedule]
 
 

@@ -5,6 +5,7 @@ The mean, because a run pays for the slow steps too.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from typing import Any
@@ -20,9 +21,13 @@ MOST_STEPS = 2000
 
 
 def seconds_per_step(
-    model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], device: torch.device, seconds: float = 0.4
-) -> float:
-    """Mean seconds of a training step, measured for about `seconds`. The random generator is left as it was found."""
+    model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], device: torch.device, seconds: float = 0.4,
+    most: float = math.inf,
+) -> float:  # fmt: skip
+    """Mean seconds of a training step, measured for about `seconds`; after one of more than `most` it is enough.
+
+    The random generator is left as it was found.
+    """
     random = torch.get_rng_state()
     learner = Learner(model, training, tokens, device)
     times: list[float] = []
@@ -33,5 +38,7 @@ def seconds_per_step(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - then)
+        if len(times) > 1 and times[-1] > most:  # the first is slow anywhere
+            break
     torch.set_rng_state(random)
-    return statistics.fmean(times[WARM_STEPS:])
+    return statistics.fmean(times[WARM_STEPS:] or times[-1:])

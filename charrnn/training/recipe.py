@@ -8,35 +8,41 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check, weight_shapes
 from charrnn.errors import CorpusError, UsageError
 from charrnn.training.batching import fit
 
-SHAPES = ((128, 1), (256, 1), (256, 2), (384, 2), (512, 2), (768, 2), (1024, 2), (1536, 2))  # hidden units, layers
+SHAPES = (  # hidden units, layers
+    (128, 1), (256, 1), (192, 2), (256, 2), (384, 2), (512, 2), (640, 2), (768, 2), (1024, 2), (1536, 2),
+)  # fmt: skip
+UNTIMED = 512  # hidden units at most where the time is no bound: who asks for steps or passes does not ask for days
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     name: {"hidden_size": size, "layers": layers}
     for name, (size, layers) in {"tiny": (128, 1), "small": (256, 2), "medium": (512, 2), "large": (1024, 2)}.items()
 }
-TOKENS_PER_PARAMETER = 3.0  # a larger network must be fed this many tokens for each of its weights to pay,
-ENOUGH_PASSES = 20  # where nobody says how long: beyond, dropout or not, a text is learnt by heart
-PASSES = 18  # or see the text this often, after which there is little more in it;
-PARAMETERS_PER_TOKEN = 8.0  # and may hold at most this many weights for each token of the text
+# A larger network pays if it is fed so many tokens for each of its weights, or sees the text so often that there is little
+# more in it; and it may hold at most so many weights for each token of the text.
+TOKENS_PER_PARAMETER, PASSES, PARAMETERS_PER_TOKEN = 3.0, 18, 7.0
+# Beyond so many passes a text is learnt by heart, dropout or not: where nobody says how long or the text is short, and ever.
+ENOUGH_PASSES, MOST_PASSES = 20, 60
 STEPS_PER_PASS = 40  # a text shorter than this many windows a stream is cut into fewer streams
 LEAST_BATCH = 8
 LEAST_EVERY = 20  # steps between evaluations, however short the run
-EVALUATION_SHARE = 0.04  # of the time, for all of them
-LEAST_SCORED = 16_384  # tokens
+EVALUATION_SHARE = 0.04  # of the time, for all of them; as much again for saving and the samples
+LEAST_SCORED = 2_048  # tokens
 LITTLE_TEXT, SHORT_TEXT = 20_000, 300_000  # tokens
-SAVE_SECONDS = 0.3  # of an evaluation, apart from the scoring
+SAVE_SECONDS = 0.2  # of an evaluation, apart from the scoring
 FORWARD_SHARE = 0.29  # measured: of a step's time that the same tokens take in an evaluation
 SMALLEST_WINDOW = 4
+LONGEST_RISE = 100  # steps of the warm-up, and at most a tenth of all
+LEAST_STEPS = 20  # however short the time
 
 Timer = Callable[[ModelConfig, TrainingConfig, float], float]  # the last: how many seconds it may take to measure
-LOOK, LONG_LOOK = 0.4, 0.02  # seconds for each candidate; share of the time for the one that is chosen
+LOOK, LONG_LOOK, LONGEST_LOOK = 0.3, 0.02, 3.0  # seconds for each candidate; share of the time for the chosen one, seconds
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,6 @@ class Facts:
     train_tokens: int
     val_tokens: int
     vocab_size: int
-    device: str
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,8 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     Raises UsageError (settings that exclude each other) or CorpusError (a text too small).
     """
     notes: list[str] = []
-    most = math.inf if bound.given else ENOUGH_PASSES
-    if not bound.given:
-        bound = Bound(minutes=default_minutes(facts.train_tokens))
-        notes.append(
-            f"time: {bound.minutes:g} min or {ENOUGH_PASSES} passes, whichever is sooner, chosen for this much text "
-            "(--minutes, --epochs or --steps set it)"
-        )
+    most = ENOUGH_PASSES if not bound.given or facts.train_tokens < SHORT_TEXT else MOST_PASSES
+    bound = _said(bound, facts, most, notes)
     if facts.train_tokens < LITTLE_TEXT:
         notes.append(
             f"little text: {facts.train_tokens:,} tokens are soon known by heart, and the model will mostly repeat them; "
@@ -116,10 +116,23 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     model = _model(asked, facts, int(asked.get("hidden_size", SHAPES[0][0])), int(asked.get("layers", 1)))
     if "hidden_size" not in asked:
         model = _largest_affordable(asked, facts, training, budget)
-        notes.append(f"size: {_described(model)}, the most that the text and the time can feed")
-    training = budget.filled(model, asked)
-    training = _regularised(asked, facts, model, training)
+        limit = "time" if bound.minutes is not None else "steps"
+        notes.append(f"size: {_described(model)}, the most that the text and the {limit} can feed")
+    training = budget.filled(model, asked, notes)
+    training = _regularised(asked, facts, model, training, notes)
     return Plan(check(model), check(training), tuple(notes), bound.minutes, budget.most_steps())
+
+
+def _said(bound: Bound, facts: Facts, most: float, notes: list[str]) -> Bound:
+    """The bound, chosen and said if there is none."""
+    if bound.given:
+        return bound
+    minutes = default_minutes(facts.train_tokens)
+    notes.append(
+        f"time: {minutes:g} min or {most:g} passes, whichever is sooner, chosen for this much text "
+        "(--minutes, --epochs or --steps set it)"
+    )
+    return Bound(minutes=minutes)
 
 
 def _described(model: ModelConfig) -> str:
@@ -137,6 +150,7 @@ class _Budget:
     most: float  # passes over the text
     seconds_gone: Callable[[], float]
     timer: Timer
+    looks: dict[ModelConfig, float] = field(default_factory=dict)  # seconds of a step, as measured
 
     def steps(self, model: ModelConfig, carefully: bool = False) -> int:
         """How many steps of `model` fit into the bound, measured `carefully` for longer."""
@@ -146,29 +160,51 @@ class _Budget:
         if self.bound.epochs is not None:
             return max(1, round(self.bound.epochs * self.facts.train_tokens / tokens))
         assert self.bound.minutes is not None
-        seconds = self.timer(model, self.training, max(LOOK, LONG_LOOK * 60 * self.bound.minutes * carefully))
+        seconds = self._look(model, carefully)
         left = self.bound.minutes * 60 - self.seconds_gone() - 0.5
-        scored = self._scored(seconds)
-        left -= self._evaluations() * (scored / tokens * seconds * FORWARD_SHARE + SAVE_SECONDS)
-        return min(self.most_steps(), max(20, int(left / (seconds * 1.03))))
+        left -= self._evaluations() * (self._scored(seconds) / tokens * seconds * FORWARD_SHARE + SAVE_SECONDS)
+        return min(self.most_steps(), max(LEAST_STEPS, int(left / (seconds * 1.03))))
+
+    def _look(self, model: ModelConfig, carefully: bool) -> float:
+        """Seconds of a step of `model`; measured once, and again only `carefully`."""
+        assert self.bound.minutes is not None
+        if carefully or model not in self.looks:
+            longer = min(LONGEST_LOOK, LONG_LOOK * 60 * self.bound.minutes)
+            self.looks[model] = self.timer(model, self.training, longer if carefully and longer > LOOK else LOOK)
+        return self.looks[model]
 
     def most_steps(self) -> int:
         """Steps after which the passes are done that are enough."""
         tokens = self.training.batch_size * self.training.window
-        return max(20, int(min(self.most * self.facts.train_tokens / tokens, 2.0**40)))
+        return max(LEAST_STEPS, int(min(self.most * self.facts.train_tokens / tokens, 2**40)))
 
-    def filled(self, model: ModelConfig, asked: Mapping[str, Any]) -> TrainingConfig:
+    def filled(self, model: ModelConfig, asked: Mapping[str, Any], notes: list[str]) -> TrainingConfig:
         """The training settings with the steps, and the evaluations on the way, that the bound allows."""
-        steps = self.steps(model, carefully=True)
-        every = asked.get("eval_every", 0) or max(LEAST_EVERY, steps // self._evaluations())
-        spare = asked.get("eval_tokens") or self._scored(self.timer(model, self.training, LOOK) if self.bound.minutes else 0)
-        return replace(self.training, steps=steps, eval_every=every, eval_tokens=spare)
+        steps = self.steps(model, carefully=self.bound.minutes is not None)
+        every = int(asked.get("eval_every", 0)) or max(LEAST_EVERY, min(steps // self._evaluations(), self._pass()))
+        scored = self._scored(self.looks.get(model, 0.0))
+        if self.bound.minutes is not None and steps == LEAST_STEPS < self.most_steps():
+            notes.append(f"steps: {steps}, the least, for which {self.bound.minutes:g} min may not be enough; they will be made")
+        elif self.bound.minutes is not None and steps == self.most_steps():
+            notes.append(f"steps: {steps:,}, for {self.most:g} passes over the text are enough; --epochs allows more")
+        return replace(
+            self.training, steps=steps, eval_every=every, eval_tokens=asked.get("eval_tokens") or scored,
+            warmup=asked.get("warmup", max(1, min(LONGEST_RISE, steps // 10))),
+        )  # fmt: skip
+
+    def _pass(self) -> int:
+        """Steps between evaluations at most: those of a pass over a text that is soon overlearnt."""
+        tokens = self.training.batch_size * self.training.window
+        return -(-self.facts.train_tokens // tokens) if self.facts.train_tokens < SHORT_TEXT else 2**40
 
     def _evaluations(self) -> int:
-        """8 in a minute or two, 11 in ten, 20 in an hour; 15 where the clock is no bound; 30 of a text soon overlearnt."""
+        """8 in a minute or two, 11 in ten, 20 in an hour; 15 where the clock is no bound; up to 30 of a text soon overlearnt."""
+        most = 30 if self.facts.train_tokens < SHORT_TEXT else 15
+        if self.bound.minutes is None:
+            return most
         if self.facts.train_tokens < SHORT_TEXT:
-            return 30
-        return 15 if self.bound.minutes is None else max(8, min(20, round(5 + 2 * self.bound.minutes**0.5)))
+            return max(8, min(most, int(EVALUATION_SHARE * 60 * self.bound.minutes / SAVE_SECONDS)))
+        return max(8, min(20, round(5 + 2 * math.sqrt(self.bound.minutes))))
 
     def _scored(self, seconds: float) -> int:
         """Tokens of an evaluation: the most, halved until all of them take little of the time."""
@@ -194,6 +230,8 @@ def _fitted(asked: Mapping[str, Any], facts: Facts, notes: list[str]) -> Trainin
     if "batch_size" not in asked:
         streams = facts.train_tokens // (STEPS_PER_PASS * training.window)
         training = replace(training, batch_size=max(LEAST_BATCH, min(training.batch_size, streams // 8 * 8)))
+        if training.batch_size < TrainingConfig().batch_size:
+            notes.append(f"batch: {training.batch_size} streams, so that a pass over so short a text has steps enough")
     batch, window = fit(facts.train_tokens, training.batch_size, training.window)
     if (batch, window) != (training.batch_size, training.window):
         notes.append(f"batch: {batch} streams of {window} tokens, all that so short a text can fill")
@@ -216,9 +254,11 @@ def _model(asked: Mapping[str, Any], facts: Facts, hidden: int, layers: int) -> 
 
 
 def _largest_affordable(asked: Mapping[str, Any], facts: Facts, training: TrainingConfig, budget: _Budget) -> ModelConfig:
-    shapes = [(hidden, int(asked.get("layers", layers))) for hidden, layers in SHAPES]
+    most = math.inf if budget.bound.minutes is not None else UNTIMED
+    shapes = [(hidden, int(asked.get("layers", layers))) for hidden, layers in SHAPES if hidden <= most]
+    shapes = sorted(dict.fromkeys(shapes), key=lambda shape: recurrent_parameters(_model(asked, facts, *shape)))
     chosen = _model(asked, facts, *shapes[0])
-    for shape in dict.fromkeys(shapes[1:]):
+    for shape in shapes[1:]:
         model = _model(asked, facts, *shape)
         weights = recurrent_parameters(model)
         if weights > PARAMETERS_PER_TOKEN * facts.train_tokens:
@@ -248,7 +288,9 @@ def _learning_rate(asked: Mapping[str, Any]) -> float:
     return 4e-3 if cell == "gru" else 2e-3
 
 
-def _regularised(asked: Mapping[str, Any], facts: Facts, model: ModelConfig, training: TrainingConfig) -> TrainingConfig:
+def _regularised(
+    asked: Mapping[str, Any], facts: Facts, model: ModelConfig, training: TrainingConfig, notes: list[str]
+) -> TrainingConfig:
     """Dropout by how hard the text will be pressed: passes over it times weights for each of its tokens."""
     passes = training.steps * training.batch_size * training.window / facts.train_tokens
     pressure = passes * recurrent_parameters(model) / facts.train_tokens
@@ -256,19 +298,26 @@ def _regularised(asked: Mapping[str, Any], facts: Facts, model: ModelConfig, tra
     values = {"dropout_output": output, "dropout_embedding": round(output * 0.3, 2)}
     if model.layers > 1:
         values["dropout_layers"] = output
+    if "dropout_output" not in asked:
+        per_token = recurrent_parameters(model) / facts.train_tokens
+        notes.append(f"dropout: {output:g}, for {passes:.2g} passes by {per_token:.2g} weights for each token of the text")
     return replace(training, **{name: asked.get(name, value) for name, value in values.items()})
 
 
 def command(
-    corpus: Sequence[str], reading: ReadingConfig, tokenizer: TokenizerConfig, model: ModelConfig, training: TrainingConfig
-) -> str:
-    """The `charrnn train` command that repeats a plan exactly, on a machine of the same kind."""
-    words = ["charrnn", "train", *corpus, "--steps", str(training.steps)]
+    corpus: Sequence[str], reading: ReadingConfig, tokenizer: TokenizerConfig, model: ModelConfig, training: TrainingConfig,
+    asked: Collection[str] = (),
+) -> str:  # fmt: skip
+    """The `charrnn train` command that repeats a plan exactly, on a machine of the same kind.
+
+    What was `asked` for is named even where it is the default, which the environment or a file may have changed.
+    """
+    texts = [f"./{name}" if name.startswith("-") and name != "-" else name for name in corpus]
+    words = ["charrnn", "train", *texts, "--steps", str(training.steps)]
     configs: tuple[Any, ...] = (reading, tokenizer, model, training)
     defaults: tuple[Any, ...] = (ReadingConfig(), TokenizerConfig(), ModelConfig(), TrainingConfig())
     always = {"hidden_size", "layers", "embedding_size", "batch_size", "learning_rate", "eval_every", "eval_tokens"}
-    always |= {"precision", "threads"}
-    always |= {"dropout_embedding", "dropout_layers", "dropout_output"}
+    always |= {"precision", "threads", "dropout_embedding", "dropout_layers", "dropout_output", *asked}
     for config, default in zip(configs, defaults, strict=True):
         for item in fields(config):
             value = getattr(config, item.name)

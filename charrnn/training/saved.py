@@ -5,6 +5,7 @@ Knows the metadata that the trainer writes; knows nothing of tensors (the learne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +24,7 @@ def saved_progress(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     saved = metadata.get("resume")
     kinds = {
         "sources": list, "digest": str, "reading": dict, "units": dict, "training": dict, "step": int, "cursor": dict,
-        "skipped": int, "scaler": dict, "best": dict, "metrics_bytes": int,
+        "skipped": int, "scaler": dict, "best": dict, "metrics_bytes": int, "asked": list, "extended": bool,
     }  # fmt: skip
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
         raise unfit(folder, "it does not say how to go on")
@@ -36,10 +37,21 @@ def saved_progress(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     bounds = [saved["training"].get("steps"), saved["training"].get("eval_every")]
     if not all(isinstance(number, int) and number > 0 for number in bounds):
         raise unfit(folder, "it is not bounded")
+    if not _can_be_a_deadline(saved.get("deadline")) or not all(isinstance(name, str) for name in saved["asked"]):
+        raise unfit(folder, "its clock makes no sense")
     best = saved["best"]
     if set(best) - {item.name for item in fields(Best)} or not all(isinstance(value, int | float) for value in best.values()):
         raise unfit(folder, "its best score makes no sense")
     return saved
+
+
+def _can_be_a_deadline(value: Any) -> bool:
+    if value is None:
+        return True
+    if not isinstance(value, dict) or not isinstance(value.get("settled"), bool):
+        return False
+    numbers = [value.get(key) for key in ("used", "left", "most")]
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers) and int(value["most"]) > 0
 
 
 def saved_config(kind: type[T], values: Mapping[str, Any], folder: Path) -> T:
@@ -47,7 +59,7 @@ def saved_config(kind: type[T], values: Mapping[str, Any], folder: Path) -> T:
     try:
         return from_mapping(kind, values, "it")
     except (UsageError, TypeError) as error:
-        raise unfit(folder, str(error)) from error
+        raise unfit(folder, str(error).rstrip(".")) from error
 
 
 def unfit(folder: Path, why: str) -> CheckpointError:

@@ -2,7 +2,8 @@
 
 Knows neither where the text came from nor who listens. What is written: metrics.jsonl as it goes; model.safetensors
 whenever the averaged weights score best; last.safetensors after it, at every evaluation, at least once a minute, and
-when asked to stop. Nothing that depends on the clock touches the weights, so a run repeats exactly.
+when asked to stop. The clock decides at most how many steps there are (deadline.py): given their number, a run repeats
+exactly.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class Run:
     started_at: float
     stop: Callable[[], bool] = lambda: False
     deadline: Deadline | None = None
+    asked: frozenset[str] = frozenset()  # names of the settings that were set, which the repeating command names
+    extended: bool = False  # whether the bound was changed on the way, so that no single command repeats the run
     best: Best = field(default_factory=Best)
     _saved_at: float = 0.0
     _means_at: tuple[float, int] = (0.0, 0)
@@ -79,7 +82,7 @@ class Run:
 
     def events(self) -> Iterator[Event]:
         """Train to the end, the early stop or `stop()`, each of which leaves last.safetensors behind."""
-        learner, every = self.learner, log_every(self.learner.training.steps)
+        learner, every = self.learner, log_every(self.learner.training.eval_every)
         self._saved_at = time.monotonic()
         self._means_at = (time.monotonic(), learner.step)
         reason = "done"
@@ -110,7 +113,7 @@ class Run:
             self.about["provenance"]["settings"]["steps"] = learner.training.steps
 
     def _out_of_patience(self) -> bool:
-        """Whether nothing has become better for too long. A rate that is about to fall may yet make it better."""
+        """Whether nothing has become better for too long."""
         training = self.learner.training
         return bool(training.patience) and self.best.since >= training.patience
 
@@ -128,8 +131,16 @@ class Run:
         return Step(
             learner.step, learner.training.steps, learner.epoch, means.loss, means.accuracy, learner.learning_rate(),
             means.gradient_norm, tokens / max(1e-9, seconds_per_step), self.seconds(),
-            seconds_per_step * (learner.training.steps - learner.step), machine.memory_bytes(learner.device),
+            self._seconds_left(seconds_per_step), machine.memory_bytes(learner.device),
         )  # fmt: skip
+
+    def _seconds_left(self, seconds_per_step: float) -> float:
+        """Of the whole run, as well as can be told: steps and evaluations, or the clock where it decides."""
+        if self.deadline is not None and not self.deadline.settled:
+            return max(0.0, self.deadline.ends - time.monotonic())
+        training, step = self.learner.training, self.learner.step
+        evaluations = math.ceil((training.steps - step) / training.eval_every)
+        return seconds_per_step * (training.steps - step) + self._evaluation_seconds * evaluations
 
     def _evaluate(self) -> Iterator[Event]:
         began = time.monotonic()
@@ -162,7 +173,8 @@ class Run:
 
     def _score(self) -> Report:
         held, tokens = self.held, self.held.tokens
-        nats, correct = evaluate.stream_loss(self.learner.average, tokens, evaluate.streams_for(len(tokens)))
+        streams, precision = evaluate.streams_for(len(tokens)), self.learner.precision
+        nats, correct = evaluate.stream_loss(self.learner.average, tokens, streams, precision=precision)
         nats += held.hidden * self.tokenizer.escape_nats
         return Report(nats, len(tokens) - 1, correct, held.characters, held.utf8_bytes, held.hidden)
 
@@ -192,6 +204,8 @@ class Run:
         metadata["resume"] = {
             **self.resume, **self.learner.progress(), "best": best, "training": asdict(self.learner.training),
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+            "deadline": self.deadline.as_json() if self.deadline else None, "asked": sorted(self.asked),
+            "extended": self.extended,
         }  # fmt: skip
         checkpoint.write(path, metadata, {**self.learner.tensors(), **self.tokenizer.tensors()})
         self._saved_at = time.monotonic()
@@ -199,9 +213,20 @@ class Run:
 
     def _finished(self, reason: str) -> Finished:
         best = self.best
+        self._restate()
         return Finished(
             self.learner.step, reason, best.step, best.loss, best.bits_per_character, self.seconds(), self.folder
         )  # fmt: skip
+
+    def _restate(self) -> None:
+        """Let the saved model name the steps of the run as they became, where the clock has settled them after its save."""
+        path = self.folder / runs.MODEL_FILE
+        if self.deadline is None or not path.is_file():
+            return
+        model = runs.load(path)
+        model.provenance["settings"]["steps"] = self.learner.training.steps
+        about = {**self.about, "provenance": model.provenance, "saved": round(time.time())}
+        runs.save(path, model.config, model.tokenizer, model.weights, about)
 
     def _log(self, event: Step | Evaluated) -> Step | Evaluated:
         """Append the event to metrics.jsonl; numbers JSON has no word for become null."""
@@ -215,9 +240,9 @@ def _jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def log_every(steps: int) -> int:
-    """Steps between Step events: some hundreds a run, by the step count alone so that a log repeats exactly."""
-    return max(1, min(20, steps // 100), steps // 20_000)
+def log_every(eval_every: int) -> int:
+    """Steps between Step events, by the steps between evaluations alone, so that a log repeats exactly."""
+    return max(1, min(20, eval_every // 5), eval_every // 1000)
 
 
 def hold(tokens: NDArray[Any], most: int, characters: int, utf8_bytes: int, hidden: int, on: str) -> Held:
