@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharrnnError, UsageError
 from charrnn.models.language import LanguageModel
 from charrnn.training import bench, speed
+from charrnn.training.batching import Streams
 from charrnn.training.bench import Begun, Row, Trial
 
 SCRIPT = Path(__file__).resolve().parent.parent / "docs" / "make_loss_svg.py"
@@ -130,11 +133,21 @@ def test_a_matrix_rate_is_a_rate(precision: str) -> None:
     assert rate > 0
 
 
-def test_overhead_is_a_share() -> None:
+def test_a_rate_counts_a_multiplication_and_an_addition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "_alternating", lambda *_, **__: [[0.002, 0.001, 0.004]])
+    assert speed.matrix_rate(64, 48, 128, "fp32", "cpu", 1) == pytest.approx(2 * 64 * 48 * 128 / 0.002 / 1e9)
+
+
+@pytest.mark.parametrize(("delay", "low", "high"), [(0.0, 0.0, 0.9), (0.05, 0.3, 1.0)])
+def test_overhead_is_the_share_of_what_is_not_arithmetic(
+    monkeypatch: pytest.MonkeyPatch, delay: float, low: float, high: float
+) -> None:
+    at = Streams.at
+    monkeypatch.setattr(Streams, "at", lambda self, cursor: (time.sleep(delay), at(self, cursor))[1])
     model = ModelConfig(vocab_size=12, embedding_size=4, hidden_size=16)
     training = TrainingConfig(batch_size=4, window=8, steps=100, device="cpu", threads=1, precision="fp32")
     tokens = np.random.default_rng(1).integers(4, 12, 2000).astype(np.uint8)
-    assert 0 <= speed.overhead(model, training, tokens, seconds=0.05) < 1
+    assert low <= speed.overhead(model, training, tokens, seconds=0.05) <= high
 
 
 def test_work_is_timed_in_turns() -> None:
@@ -235,6 +248,36 @@ def test_the_table_and_the_runs_that_are_kept(capsys: pytest.CaptureFixture[str]
     assert "verse.txt, 3,680 characters, SHA-256 " in " ".join(" ".join(lines[5:]).split())
     assert captured.err.splitlines()[2] == "run 3 of 3: 1 min, the plain trainer ..."
     assert sorted(path.name for path in Path("kept").iterdir()) == ["1min-plain", "1min-seed1", "1min-seed2"]
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_run_that_fails_does_not_cost_those_before_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = bench._train_one
+
+    def second_fails(text: str, trial: Trial, *rest: Any) -> float:
+        if trial.seed == 2:
+            raise CharrnnError("it failed.")
+        return copy(text, trial, *rest)
+
+    monkeypatch.setattr(bench, "_train_one", second_fails)
+    assert main.run(["bench", "train", "verse.txt", "--seeds", "2", "--json", "--threads", "1"]) == 1
+    captured = capsys.readouterr()
+    assert [row["seed"] for row in json.loads(captured.out)["rows"]] == [1]
+    assert "error: it failed." in captured.err
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("charrnn.cli.bench.WIDE", 80)
+    assert main.run(["bench", "train", "verse.txt", "--threads", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["minutes", "wall-clock", "seed", "size", "steps", "tokens/s", "stream", "cold256"]
+    assert len(lines[1].split()) == 9
+    assert "--json" in " ".join(lines[2:])
 
 
 @pytest.mark.usefixtures("instant")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from charrnn.cli import main
 from charrnn.errors import CheckpointError, CorpusError, LockedError, UsageError
 from charrnn.runs import checkpoint
 from charrnn.runs import model as runs
 from charrnn.text import tokenizers
-from charrnn.training import job
+from charrnn.training import deadline, job
 from charrnn.training.events import Evaluated, Event, Finished, Saved, Started, Step
 from charrnn.training.recipe import Bound
 
@@ -178,6 +182,62 @@ def test_a_finished_run_goes_on_only_with_a_longer_bound(text: Path) -> None:
     assert finished(job.resume(folder, bound=Bound(steps=30))).step == 30
 
 
+def repeated(command: str, root: Path, name: str) -> Path:
+    """The folder of a run made by a command that a run printed."""
+    assert main.run([*shlex.split(command)[1:], "--checkpoints", str(root), "--name", name]) == 0
+    return root / name
+
+
+@pytest.mark.parametrize("interrupted_at", [0, 30, 200])
+def test_a_run_bounded_by_time_is_repeated_by_the_command_it_prints(
+    text: Path, interrupted_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted while its number of steps was an estimate, or in its falling half, it is the same run."""
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: 0.01 * next(ticks))  # a hundredth of a second for a step
+    monkeypatch.setattr(job, "time", clock)
+    monkeypatch.setattr(deadline, "time", clock)
+    root, stop = text.parent / "c", after(interrupted_at) if interrupted_at else lambda: False
+    asked = {**SMALL, **DROPOUT, "eval_every": 50}
+    events = list(job.run([str(text)], asked=asked, root=root, bound=Bound(minutes=0.05), stop=stop))
+    if interrupted_at:
+        events = list(job.resume(events[-1].folder))  # type: ignore[union-attr]
+    done = events[-1]
+    assert isinstance(done, Finished)
+    assert 250 < done.step < 300
+    again = repeated(done.command, root, "again")
+    assert digest(again) == digest(done.folder)
+    logs = [[{**line, "steps": None} for line in metrics(folder)] for folder in (again, done.folder)]
+    assert logs[0] == logs[1]
+    models = [runs.load(folder).provenance["settings"] for folder in (again, done.folder)]
+    assert models[0] == models[1]
+
+
+def test_a_run_whose_bound_was_changed_has_no_command(text: Path) -> None:
+    folder = finished(train(text, steps=20)).folder
+    events = list(job.resume(folder, bound=Bound(steps=60), stop=after(10)))
+    events += list(job.resume(folder))
+    assert [event.command for event in events if isinstance(event, Started | Finished)] == ["", "", "", ""]
+
+
+def test_too_little_time_to_go_on_is_refused_in_words(text: Path) -> None:
+    folder = finished(train(text, steps=20, stop=after(10))).folder
+    with pytest.raises(UsageError, match=r"--minutes 1e-06 is enough for \d+"):
+        list(job.resume(folder, bound=Bound(minutes=1e-6)))
+
+
+def test_a_name_that_is_taken_is_refused_before_the_text_is_read(text: Path) -> None:
+    (text.parent / "checkpoints" / "mine").mkdir(parents=True)
+    with pytest.raises(UsageError, match="'mine' already"):
+        list(job.run(["no-such-file"], name="mine", root=text.parent / "checkpoints"))
+
+
+def test_a_text_is_no_run(text: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        list(job.resume(text))
+    assert "--resume RUN FILE" in caught.value.hint
+
+
 def test_a_run_has_one_trainer(text: Path) -> None:
     first = train(text, stop=after(5))
     started = next(first)
@@ -296,7 +356,7 @@ def test_a_text_begins_after_what_separates_its_parts(text: str, separator: str)
 
 def test_a_busy_machine_is_met_with_one_thread(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text.write_text(text.read_text() * 3)
-    monkeypatch.setattr(job, "seconds_per_step", lambda model, *rest: 0.001 * (1 + (torch.get_num_threads() > 1)))
+    monkeypatch.setattr(job, "seconds_per_step", lambda *_, **__: 0.001 * (1 + (torch.get_num_threads() > 1)))
     monkeypatch.setattr(job.machine, "available_cores", lambda: 2)
     asked = {name: value for name, value in SMALL.items() if name != "threads"}
     events = job.run([str(text)], asked=asked, root=text.parent / "c", bound=Bound(minutes=0.02), stop=lambda: True)

@@ -113,6 +113,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
     ones = torch.ones(1001, 997)  # no multiple of eight
     found = dropout(ones, share, training=True)
     dropped, count = min(255, max(1, round(256 * share))) / 256, ones.numel()
+    assert abs(dropped - share) <= 1 / 256
     error = 5 * (dropped * (1 - dropped) / count) ** 0.5  # five standard errors: a false alarm in two million
     assert float((found == 0).float().mean()) == pytest.approx(dropped, abs=error)
     assert found.unique().tolist() == pytest.approx([0.0, 1 / (1 - dropped)])

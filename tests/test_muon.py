@@ -5,17 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from charrnn.training.muon import Muon, orthogonalise
+from charrnn.training.muon import ROUNDS, Muon, orthogonalise
 from tests.test_learner import make
 
 
 @pytest.mark.parametrize("shape", [(4, 16, 16), (4, 16, 6), (3, 8, 20)])
-def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("rounds", [ROUNDS, 5])
+def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int, int], rounds: int) -> None:
     torch.manual_seed(0)
     blocks = torch.randn(shape, dtype=torch.float64)
-    found = orthogonalise(blocks, rounds=5)
+    found = orthogonalise(blocks, rounds)
     left, values, right = torch.linalg.svd(blocks, full_matrices=False)
-    large = values > 0.02 * torch.linalg.vector_norm(blocks, dim=(1, 2)).unsqueeze(1)
+    large = values > 0.03 * torch.linalg.vector_norm(blocks, dim=(1, 2)).unsqueeze(1)
     inner = left.mT @ found @ right.mT  # diagonal, if the singular vectors are the same
     diagonal = inner.diagonal(dim1=1, dim2=2)
     assert torch.allclose(inner, torch.diag_embed(diagonal), atol=1e-9)

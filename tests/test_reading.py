@@ -321,6 +321,13 @@ def names(*arguments: str) -> list[str]:
     return [Path(source.name).name for source in find_sources(arguments)]
 
 
+def test_a_run_inside_a_folder_is_no_text(tmp_path: Path) -> None:
+    for name in ("a.txt", "checkpoints/mine/model.safetensors", "checkpoints/mine/metrics.jsonl", "b/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert [source.path.name for source in find_sources([str(tmp_path)])] == ["a.txt", "c.txt"]
+
+
 def test_folders_globs_and_files(library: Path) -> None:
     assert names(str(library)) == ["a.md", "b.txt", "f.py", "notes", "c.jsonl", "d.txt.gz", "utf16.txt"]
     assert names("*.txt") == ["b.txt", "utf16.txt"]

@@ -26,7 +26,7 @@ def plan(bound: Bound, facts: Facts = SHAKESPEARE, gone: float = 2.0, **asked: A
 
 
 def test_more_time_gives_a_larger_model_and_more_steps_of_it() -> None:
-    sizes = [plan(Bound(minutes=minutes)).model.hidden_size for minutes in (0.2, 1, 3, 10)]
+    sizes = [recipe.recurrent_parameters(plan(Bound(minutes=minutes)).model) for minutes in (0.2, 1, 3, 10)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
 
@@ -44,6 +44,51 @@ def test_a_short_text_gets_a_small_model_and_heavy_dropout() -> None:
     assert small.model.hidden_size < large.model.hidden_size
     assert small.training.dropout_output == 0.5
     assert large.training.dropout_output < 0.2
+
+
+def test_a_short_text_is_scored_at_every_pass_and_not_pressed_for_longer_than_it_bears() -> None:
+    made = plan(Bound(minutes=30), Facts(4_500, 500, 60))
+    tokens = made.training.batch_size * made.training.window
+    assert made.training.eval_every * tokens <= 3 * 4_500
+    assert made.training.steps * tokens <= recipe.ENOUGH_PASSES * 4_500
+    assert any("--epochs" in note for note in made.notes)
+
+
+def test_a_long_text_gets_one_pass_or_less_and_a_large_model() -> None:
+    made = plan(Bound(minutes=10), Facts(45_000_000, 5_000_000, 100))
+    assert made.training.steps * made.training.batch_size * made.training.window < 45_000_000
+    assert made.model.hidden_size > 128
+    assert made.training.eval_tokens <= 65_536
+    assert made.training.dropout_output == 0
+
+
+def test_time_that_is_not_enough_for_the_least_of_steps_is_said() -> None:
+    made = plan(Bound(minutes=0.05), hidden_size=1024, layers=2)
+    assert made.training.steps == 20
+    assert any("may not be enough" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("bound", [Bound(epochs=20), Bound(steps=1_000_000)])
+def test_steps_and_passes_do_not_choose_days_of_work(bound: Bound) -> None:
+    assert plan(bound, Facts(45_000_000, 5_000_000, 100)).model.hidden_size <= recipe.UNTIMED
+
+
+def test_the_warm_up_is_a_tenth_of_a_short_run() -> None:
+    assert [plan(Bound(steps=steps)).training.warmup for steps in (1, 50, 5000)] == [1, 5, 100]
+    assert plan(Bound(steps=50), warmup=20).training.warmup == 20
+
+
+def test_a_size_is_measured_once_and_the_chosen_one_again() -> None:
+    seen: list[ModelConfig] = []
+
+    def counted(model: ModelConfig, training: TrainingConfig, look: float) -> float:
+        seen.append(model)
+        assert look <= recipe.LONGEST_LOOK
+        return timer(model, training)
+
+    made = recipe.plan({}, SHAKESPEARE, Bound(minutes=60), lambda: 2.0, counted)
+    assert seen.count(made.model) == 2
+    assert len(seen) == len(set(seen)) + 1
 
 
 def test_what_was_asked_for_is_never_touched() -> None:
@@ -104,6 +149,16 @@ def test_the_command_names_what_a_repetition_needs() -> None:
     assert given["--seed"] == "9"
     assert given["--min-count"] == "3"
     assert float(given["--learning-rate"]) == made.training.learning_rate
+
+
+def test_the_command_names_what_was_asked_for_even_where_it_is_the_default() -> None:
+    made = plan(Bound(steps=10), cell="lstm", window=64)
+    configs = (ReadingConfig(), TokenizerConfig(), made.model, made.training)
+    assert "--cell" not in recipe.command(["a"], *configs)
+    asked = recipe.command(["-a.txt"], *configs, {"cell", "window"})
+    assert "--cell lstm" in asked
+    assert "--window 64" in asked
+    assert asked.startswith("charrnn train ./-a.txt ")
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])

@@ -249,7 +249,7 @@ def rate_share(training: TrainingConfig, step: int) -> float:
         return min(1.0, risen, max(0.0, training.steps - step) / max(1.0, training.decay * training.steps))
     if risen < 1:
         return risen
-    left = max(0.0, (training.steps - step) / max(1, training.steps - rise(training)))
+    left = min(1.0, max(0.0, (training.steps - step) / max(1, training.steps - rise(training))))
     return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[training.schedule]
 
 
