@@ -264,7 +264,9 @@ def test_a_run_that_fails_does_not_cost_those_before_it(
     monkeypatch.setattr(bench, "_train_one", second_fails)
     assert main.run(["bench", "train", "verse.txt", "--seeds", "2", "--json", "--threads", "1"]) == 1
     captured = capsys.readouterr()
-    assert [row["seed"] for row in json.loads(captured.out)["rows"]] == [1]
+    record = json.loads(captured.out)
+    assert ([row["seed"] for row in record["rows"]], record["complete"]) == ([1], False)
+    assert "1 of 2 runs were made:" in captured.err
     assert "error: it failed." in captured.err
 
 
@@ -287,7 +289,7 @@ def test_json_is_one_object_without_absolute_paths(trained: Path, capsysbinary: 
     assert str(trained) not in out
     assert out.count("\n") == 1
     record = json.loads(out)
-    assert list(record) == ["machine", "text", "rows", "medians"]
+    assert list(record) == ["machine", "text", "complete", "rows", "medians"]
     assert (record["text"]["name"], len(record["text"]["sha256"])) == ("verse.txt", 64)
     assert [row["minutes"] for row in record["rows"]] == [5.0, 5.0]
     assert set(record["rows"][0]) == {item.name for item in fields(Row)}

@@ -56,10 +56,13 @@ def test_a_short_run_ends_on_time_too(monkeypatch: pytest.MonkeyPatch, planned: 
     assert rates == [rate_share(training, step) for step in range(training.steps)]
 
 
-def test_it_never_settles_below_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    training, rates = run(monkeypatch, 5000, 100 / 300, warmup=400)
-    assert training.steps == 400
-    assert rates == [rate_share(training, step) for step in range(400)]
+@pytest.mark.parametrize(("planned", "possible"), [(5000, 300), (100, 900)])
+def test_a_warm_up_longer_than_the_run_neither_changes_on_the_way_nor_stops_the_clock(
+    monkeypatch: pytest.MonkeyPatch, planned: int, possible: int
+) -> None:
+    training, rates = run(monkeypatch, planned, 100 / possible, warmup=400)
+    assert training.steps == pytest.approx(possible, abs=2)
+    assert rates == [rate_share(training, step) for step in range(training.steps)]
 
 
 def test_a_run_that_was_interrupted_has_the_time_left_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:

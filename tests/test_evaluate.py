@@ -84,3 +84,13 @@ def test_a_report_divides_its_sums() -> None:
 
 def test_a_short_text_is_one_stream() -> None:
     assert [evaluate.streams_for(n) for n in (10, 9000, 10**9)] == [1, 2, 16]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_bf16_scores_nearly_as_fp32(cell: str) -> None:
+    torch.manual_seed(3)
+    network = LanguageModel(ModelConfig(cell=cell, vocab_size=30, embedding_size=8, hidden_size=32, layers=2)).eval()
+    tokens = np.random.default_rng(3).integers(4, 30, 4000)
+    exact, near = (evaluate.stream_loss(network, tokens, 4, precision=precision)[0] / 3999 for precision in ("fp32", "bf16"))
+    assert near != exact
+    assert near == pytest.approx(exact, abs=2e-3)

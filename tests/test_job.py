@@ -22,6 +22,7 @@ from charrnn.text import tokenizers
 from charrnn.training import deadline, job
 from charrnn.training.events import Evaluated, Event, Finished, Saved, Started, Step
 from charrnn.training.recipe import Bound
+from charrnn.training.start import separator_of
 
 SMALL = {"hidden_size": 24, "embedding_size": 8, "window": 12, "batch_size": 4, "threads": 1, "eval_every": 10}
 DROPOUT = {"dropout_output": 0.2, "dropout_embedding": 0.1, "reset": 0.1}
@@ -285,6 +286,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, Any], dict[str, Any]], N
 
 
 OPTIMIZER = "optimizer/momentum/recurrent.layers.0.weight_hh_l0"
+CLOCKWORK = {"used": 1.0, "left": 1.0, "most": 2**40, "settled": False}
 SPOILED: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
     "optimizer tensor too small": lambda resume, tensors: tensors.update({OPTIMIZER: tensors[OPTIMIZER][:3]}),
     "optimizer tensor missing": lambda resume, tensors: tensors.pop(OPTIMIZER),
@@ -300,6 +302,11 @@ SPOILED: dict[str, Callable[[dict[str, Any], dict[str, Any]], None]] = {
     "a setting out of bounds": lambda resume, tensors: resume["training"].update(dropout_output=2),
     "an unknown setting": lambda resume, tensors: resume["training"].update(nonsense=2),
     "a source that is no name": lambda resume, tensors: resume.update(sources=[1]),
+    "a clock of fractions of steps": lambda resume, tensors: resume.update(deadline=CLOCKWORK | {"most": 200.5}),
+    "a clock of fewer steps than there are": lambda resume, tensors: resume.update(deadline=CLOCKWORK | {"most": 1}),
+    "a clock that never ends": lambda resume, tensors: resume.update(deadline=CLOCKWORK | {"left": 1e308}),
+    "a clock that is no clock": lambda resume, tensors: resume.update(deadline=[1]),
+    "wishes that are no names": lambda resume, tensors: resume.update(asked=[1]),
     "a negative length": lambda resume, tensors: resume.update(metrics_bytes=-1),
 }
 
@@ -310,6 +317,12 @@ def test_a_last_save_that_lies_is_refused(text: Path, what: str) -> None:
     rewritten(folder, SPOILED[what])
     with pytest.raises(CheckpointError, match=r"last\.safetensors|training state"):
         list(job.resume(folder))
+
+
+def test_a_last_save_without_a_clock_of_an_earlier_version_is_gone_on_with(text: Path) -> None:
+    folder = finished(train(text, steps=20, stop=after(10))).folder
+    rewritten(folder, lambda resume, tensors: [resume.pop(key) for key in ("deadline", "asked", "extended")])  # type: ignore[arg-type, return-value]
+    assert finished(job.resume(folder)).step == 20
 
 
 def test_resume_after_an_early_stop_goes_on_exactly(text: Path) -> None:
@@ -351,7 +364,7 @@ def test_evaluating_the_validation_part_gives_the_figure_of_training(tmp_path: P
     ],
 )
 def test_a_text_begins_after_what_separates_its_parts(text: str, separator: str) -> None:
-    assert job.separator_of(text) == separator
+    assert separator_of(text) == separator
 
 
 def test_a_busy_machine_is_met_with_one_thread(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,12 +65,14 @@ def test_a_long_text_gets_one_pass_or_less_and_a_large_model() -> None:
 def test_time_that_is_not_enough_for_the_least_of_steps_is_said() -> None:
     made = plan(Bound(minutes=0.05), hidden_size=1024, layers=2)
     assert made.training.steps == 20
-    assert any("may not be enough" in note for note in made.notes)
+    assert any("hardly enough" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("bound", [Bound(epochs=20), Bound(steps=1_000_000)])
 def test_steps_and_passes_do_not_choose_days_of_work(bound: Bound) -> None:
-    assert plan(bound, Facts(45_000_000, 5_000_000, 100)).model.hidden_size <= recipe.UNTIMED
+    made = plan(bound, Facts(45_000_000, 5_000_000, 100))
+    assert made.model.hidden_size <= recipe.UNTIMED
+    assert any("without --minutes" in note for note in made.notes)
 
 
 def test_the_warm_up_is_a_tenth_of_a_short_run() -> None:
@@ -113,7 +115,7 @@ def test_without_a_bound_it_chooses_a_time_and_says_so() -> None:
 def test_batch_and_window_shrink_to_the_text(tokens: int) -> None:
     made = plan(Bound(steps=10), Facts(tokens, 0, 30))
     assert made.training.batch_size * made.training.window < tokens
-    assert any(note.startswith("batch") for note in made.notes)
+    assert len([note for note in made.notes if note.startswith("batch")]) == 1
 
 
 def test_a_text_that_cannot_fill_a_window_is_refused() -> None:
@@ -148,6 +150,7 @@ def test_the_command_names_what_a_repetition_needs() -> None:
     assert given["--cell"] == "gru"
     assert given["--seed"] == "9"
     assert given["--min-count"] == "3"
+    assert given["--warmup"] == str(made.training.warmup)  # by the steps that were planned, not those that were made
     assert float(given["--learning-rate"]) == made.training.learning_rate
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import rich_click
 from charrnn import config
 from charrnn.cli import console, options
 from charrnn.config import TrainingConfig
-from charrnn.errors import CorpusError
+from charrnn.errors import CharrnnError, CorpusError
 
 if TYPE_CHECKING:
     from charrnn.training.bench import Begun, Medians, Row, Text
@@ -103,6 +104,14 @@ def train(
     about, where = measuring.this_text(text), speed.this_machine()
     wanted = measuring.trials(minutes or (5.0,), seeds, plain)
     rows: list[Row] = []
+
+    def show() -> None:
+        if as_json:
+            with console.Output() as out:
+                out.write(json.dumps(measuring.record(where, about, rows, len(wanted)), ensure_ascii=False) + "\n")
+        else:
+            _show(rows, measuring.medians(rows), _facts(where, about, rows))
+
     try:
         with closing(measuring.train(text, wanted, keep=keep, device=values["device"], threads=values["threads"])) as events:
             for event in events:
@@ -110,12 +119,13 @@ def train(
                     console.say(_progress(event))
                 else:
                     rows.append(event)
-    finally:  # a run that fails, or Ctrl-C, must not cost the hours of those before it
-        if as_json and rows:
-            with console.Output() as out:
-                out.write(json.dumps(measuring.record(where, about, rows), ensure_ascii=False) + "\n")
-        elif rows:
-            _show(rows, measuring.medians(rows), _facts(where, about, rows))
+    except BaseException:  # a run that fails, or Ctrl-C, must not cost the hours of those before it
+        if rows:
+            console.say(f"{len(rows)} of {len(wanted)} runs were made:")
+            with contextlib.suppress(OSError, CharrnnError, SystemExit):
+                show()
+        raise
+    show()
 
 
 def _progress(event: Begun) -> str:

@@ -61,7 +61,8 @@ class Recurrent(nn.Module):
         if self.cell == "lstm":
             y, (h, c) = layer(x, (state[0].unsqueeze(0), state[1].unsqueeze(0)))
             return y, (h[0], c[0])
-        if x.device.type == "cpu" and torch.is_grad_enabled():  # torch's own step through time would be slower
+        # On a CPU torch's own step through time is slower, and under autocast it would round the state at each step.
+        if x.device.type == "cpu" and (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")):
             w_ih, w_hh, b_ih, b_hh = (layer.get_parameter(name) for name in WEIGHTS)
             if self.cell == "gru":
                 y = gru(x, state[0], w_ih, w_hh, b_ih, b_hh)

@@ -30,7 +30,7 @@ BLOCK = 1 << 20  # bytes
 MAX_PIPE = 8 << 30  # bytes a pipe may bring
 ROWS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 PLAIN = (".txt", ".md", ".text")
-RUN_FILES = {"model.safetensors", "last.safetensors"}  # what marks a folder as a run
+RUN_LOG, RUN_FILES = "metrics.jsonl", {"model.safetensors", "last.safetensors"}  # what marks a folder as a run
 PROBED = 8192  # bytes looked at for a NUL
 
 
@@ -193,7 +193,7 @@ def _in_folder(folder: str, argument: str = "") -> list[Source]:
 
 def _walked(folder: str) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder, onerror=_refuse):
-        if RUN_FILES & set(files):  # a run of ours is no text, its log neither
+        if RUN_LOG in files and RUN_FILES & set(files):  # a run of ours is no text, its log neither
             folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]

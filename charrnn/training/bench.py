@@ -322,11 +322,12 @@ def this_text(text: str) -> Text:
         return Text(os.path.basename(text), characters, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def record(where: Machine, text: Text, rows: Sequence[Row]) -> dict[str, Any]:
-    """Everything as one object that JSON can hold; no absolute path is in it."""
+def record(where: Machine, text: Text, rows: Sequence[Row], wanted: int) -> dict[str, Any]:
+    """Everything as one object that JSON can hold; no absolute path is in it. `wanted` runs were to be made."""
     return {
         "machine": asdict(where),
         "text": asdict(text),
+        "complete": len(rows) == wanted,
         "rows": [asdict(row) for row in rows],
         "medians": [asdict(row) for row in medians(rows)],
     }

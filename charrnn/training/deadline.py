@@ -50,7 +50,7 @@ class Deadline:
         last = self.ends - evaluation_seconds - EXIT_SECONDS
         if time.monotonic() - self.began >= flat * (last - self.began):
             self.settled = True
-            return replace(training, steps=min(self.most, max(step + 1, training.warmup, math.ceil(step / flat))))
+            return replace(training, steps=min(self.most, max(step + 1, math.ceil(step / flat))))
         if step + 1 > flat * training.steps:  # faster than was thought: the top grows longer
             longer = min(self.most, math.ceil(1.02 * (step + 1) / flat))
             self.settled = longer <= training.steps

@@ -9,9 +9,7 @@ import contextlib
 import math
 import os
 import platform
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -32,16 +30,16 @@ from charrnn.text.corpus import Source, Survey, TokenData
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import recipe
-from charrnn.training.deadline import Deadline
+from charrnn.training.deadline import FLAT, Deadline
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.learner import Learner
 from charrnn.training.probe import seconds_per_step
 from charrnn.training.recipe import Bound, Facts, Plan
 from charrnn.training.saved import saved_config, saved_progress, unfit
+from charrnn.training.start import start_of
 from charrnn.training.trainer import METRICS_FILE, Best, Held, Run, hold
 
 LOCK_FILE = "lock"
-SEPARATORS_FROM = 500_000  # tokens
 RESUMED_SHARE = 0.93  # of the time of a resumed run, for steps; the rest is for evaluations and saves
 BUSY_LOOK = 3.0  # times as long as one thread took, after which more threads are known to be slower
 
@@ -90,7 +88,7 @@ def run(
         with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
             run = _new_run(folder, material, plan, device, started_at, stop)
             run.asked = frozenset(asked)
-            if plan.minutes is not None:
+            if plan.minutes is not None and plan.training.schedule in FLAT:
                 run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes, most=plan.most_steps)
             yield from _events(run, material, (*notes, *plan.notes))
     finally:
@@ -126,7 +124,8 @@ def resume(
             raise unfit(folder, "its windows do not fit its text")
         longer = _longer(training, saved, bound, model.config, material, device, started_at)
         training, extended = longer, saved["extended"] or longer.steps != training.steps
-        model.provenance.setdefault("settings", {}).update(asdict(training))
+        settings = model.provenance.get("settings")
+        model.provenance["settings"] = {**(settings if isinstance(settings, dict) else {}), **asdict(training)}
         learner = Learner(model.config, training, material.data.train, device)
         learner.restore(content.tensors, saved)
         durable.truncate(folder / METRICS_FILE, int(saved["metrics_bytes"]))
@@ -234,28 +233,9 @@ def _new_run(
     folder: Path, material: Material, plan: Plan, device: torch.device, started_at: float, stop: Callable[[], bool]
 ) -> Run:
     learner = Learner(plan.model, plan.training, material.data.train, device)
-    about = {"name": folder.name, "start": _start(material), "provenance": _provenance(material, plan)}
+    about = {"name": folder.name, "start": start_of(material.data, material.tokenizer), "provenance": _provenance(material, plan)}
     held, facts = _held(material, plan.training), _resume_facts(material)
     return Run(learner, material.tokenizer, held, folder, about, facts, started_at, stop)
-
-
-def _start(material: Material) -> list[int]:
-    """What a text begins after: the end of another document, else what separates the parts of one, else <bos>."""
-    if material.data.documents > 1:
-        return [tokenizers.EOS]
-    head = np.asarray(material.data.train[:SEPARATORS_FROM])
-    separator = [int(i) for i in material.tokenizer.encode(separator_of(material.tokenizer.decode(head)))]
-    return separator if tokenizers.UNK not in separator else [tokenizers.BOS]
-
-
-def separator_of(text: str) -> str:
-    """The longest run of newlines that is common in `text` (every hundredth run or more): between poems, or paragraphs.
-
-    A model that is to begin at the beginning must be told that something has just ended.
-    """
-    runs = Counter(len(run) for run in re.findall("\n+", text.strip("\n")))
-    common = [length for length, count in runs.items() if count >= max(3, runs.total() / 100)]
-    return "\n" * min(max(common, default=1), 8)
 
 
 def _held(material: Material, training: TrainingConfig) -> Held:

@@ -239,7 +239,7 @@ class Learner:
 
 def rise(training: TrainingConfig) -> int:
     """Steps of the warm-up."""
-    return max(1, min(training.warmup, training.steps))
+    return max(1, training.warmup)
 
 
 def rate_share(training: TrainingConfig, step: int) -> float:

@@ -24,7 +24,7 @@ def seconds_per_step(
     model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], device: torch.device, seconds: float = 0.4,
     most: float = math.inf,
 ) -> float:  # fmt: skip
-    """Mean seconds of a training step, measured for about `seconds`; after one of more than `most` it is enough.
+    """Mean seconds of a training step, measured for about `seconds`; after two in a row of more than `most` it is enough.
 
     The random generator is left as it was found.
     """
@@ -38,7 +38,7 @@ def seconds_per_step(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - then)
-        if len(times) > 1 and times[-1] > most:  # the first is slow anywhere
+        if len(times) > 2 and min(times[-2:]) > most:  # the first is slow anywhere
             break
     torch.set_rng_state(random)
-    return statistics.fmean(times[WARM_STEPS:] or times[-1:])
+    return statistics.fmean(times[WARM_STEPS:] or times[-2:])

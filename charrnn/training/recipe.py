@@ -115,9 +115,8 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     budget = _Budget(facts, bound, training, most, seconds_gone, timer)
     model = _model(asked, facts, int(asked.get("hidden_size", SHAPES[0][0])), int(asked.get("layers", 1)))
     if "hidden_size" not in asked:
-        model = _largest_affordable(asked, facts, training, budget)
-        limit = "time" if bound.minutes is not None else "steps"
-        notes.append(f"size: {_described(model)}, the most that the text and the {limit} can feed")
+        model, why = _largest_affordable(asked, facts, training, budget)
+        notes.append(f"size: {_described(model)}, {why}")
     training = budget.filled(model, asked, notes)
     training = _regularised(asked, facts, model, training, notes)
     return Plan(check(model), check(training), tuple(notes), bound.minutes, budget.most_steps())
@@ -184,7 +183,7 @@ class _Budget:
         every = int(asked.get("eval_every", 0)) or max(LEAST_EVERY, min(steps // self._evaluations(), self._pass()))
         scored = self._scored(self.looks.get(model, 0.0))
         if self.bound.minutes is not None and steps == LEAST_STEPS < self.most_steps():
-            notes.append(f"steps: {steps}, the least, for which {self.bound.minutes:g} min may not be enough; they will be made")
+            notes.append(f"steps: about {steps}; {self.bound.minutes:g} min are hardly enough for this size and text")
         elif self.bound.minutes is not None and steps == self.most_steps():
             notes.append(f"steps: {steps:,}, for {self.most:g} passes over the text are enough; --epochs allows more")
         return replace(
@@ -230,11 +229,11 @@ def _fitted(asked: Mapping[str, Any], facts: Facts, notes: list[str]) -> Trainin
     if "batch_size" not in asked:
         streams = facts.train_tokens // (STEPS_PER_PASS * training.window)
         training = replace(training, batch_size=max(LEAST_BATCH, min(training.batch_size, streams // 8 * 8)))
-        if training.batch_size < TrainingConfig().batch_size:
-            notes.append(f"batch: {training.batch_size} streams, so that a pass over so short a text has steps enough")
     batch, window = fit(facts.train_tokens, training.batch_size, training.window)
     if (batch, window) != (training.batch_size, training.window):
         notes.append(f"batch: {batch} streams of {window} tokens, all that so short a text can fill")
+    elif "batch_size" not in asked and batch < TrainingConfig().batch_size:
+        notes.append(f"batch: {batch} streams, so that a pass over so short a text has steps enough")
     return replace(training, batch_size=batch, window=window)
 
 
@@ -253,8 +252,12 @@ def _model(asked: Mapping[str, Any], facts: Facts, hidden: int, layers: int) -> 
     return check(ModelConfig(vocab_size=facts.vocab_size, hidden_size=hidden, layers=layers, **given))
 
 
-def _largest_affordable(asked: Mapping[str, Any], facts: Facts, training: TrainingConfig, budget: _Budget) -> ModelConfig:
-    most = math.inf if budget.bound.minutes is not None else UNTIMED
+def _largest_affordable(
+    asked: Mapping[str, Any], facts: Facts, training: TrainingConfig, budget: _Budget
+) -> tuple[ModelConfig, str]:
+    """The size, and why no larger one."""
+    timed = budget.bound.minutes is not None
+    most = math.inf if timed else UNTIMED
     shapes = [(hidden, int(asked.get("layers", layers))) for hidden, layers in SHAPES if hidden <= most]
     shapes = sorted(dict.fromkeys(shapes), key=lambda shape: recurrent_parameters(_model(asked, facts, *shape)))
     chosen = _model(asked, facts, *shapes[0])
@@ -262,12 +265,12 @@ def _largest_affordable(asked: Mapping[str, Any], facts: Facts, training: Traini
         model = _model(asked, facts, *shape)
         weights = recurrent_parameters(model)
         if weights > PARAMETERS_PER_TOKEN * facts.train_tokens:
-            break
+            return chosen, "the largest that so much text can fill"
         fed = budget.steps(model) * training.batch_size * training.window
         if fed < min(TOKENS_PER_PARAMETER * weights, PASSES * facts.train_tokens):
-            break
+            return chosen, f"the largest that the {'time' if timed else 'steps'} can feed"
         chosen = model
-    return chosen
+    return chosen, "the largest of all" if timed else "the largest without --minutes or --hidden-size"
 
 
 def parameters(model: ModelConfig) -> int:
@@ -317,7 +320,7 @@ def command(
     configs: tuple[Any, ...] = (reading, tokenizer, model, training)
     defaults: tuple[Any, ...] = (ReadingConfig(), TokenizerConfig(), ModelConfig(), TrainingConfig())
     always = {"hidden_size", "layers", "embedding_size", "batch_size", "learning_rate", "eval_every", "eval_tokens"}
-    always |= {"precision", "threads", "dropout_embedding", "dropout_layers", "dropout_output", *asked}
+    always |= {"precision", "threads", "warmup", "dropout_embedding", "dropout_layers", "dropout_output", *asked}
     for config, default in zip(configs, defaults, strict=True):
         for item in fields(config):
             value = getattr(config, item.name)

@@ -5,7 +5,6 @@ Knows the metadata that the trainer writes; knows nothing of tensors (the learne
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -17,11 +16,14 @@ from charrnn.runs import model as runs
 from charrnn.training.trainer import Best
 
 T = TypeVar("T")
+LONGEST = 1e9  # seconds
 
 
 def saved_progress(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The "resume" part of the metadata of `folder`'s last save, every entry as it must be; raises CheckpointError."""
     saved = metadata.get("resume")
+    if isinstance(saved, dict):
+        saved = {"asked": [], "extended": False, "deadline": None, **saved}  # which earlier versions did not save
     kinds = {
         "sources": list, "digest": str, "reading": dict, "units": dict, "training": dict, "step": int, "cursor": dict,
         "skipped": int, "scaler": dict, "best": dict, "metrics_bytes": int, "asked": list, "extended": bool,
@@ -37,7 +39,7 @@ def saved_progress(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     bounds = [saved["training"].get("steps"), saved["training"].get("eval_every")]
     if not all(isinstance(number, int) and number > 0 for number in bounds):
         raise unfit(folder, "it is not bounded")
-    if not _can_be_a_deadline(saved.get("deadline")) or not all(isinstance(name, str) for name in saved["asked"]):
+    if not _can_be_a_deadline(saved["deadline"], bounds[0]) or not all(isinstance(name, str) for name in saved["asked"]):
         raise unfit(folder, "its clock makes no sense")
     best = saved["best"]
     if set(best) - {item.name for item in fields(Best)} or not all(isinstance(value, int | float) for value in best.values()):
@@ -45,13 +47,14 @@ def saved_progress(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return saved
 
 
-def _can_be_a_deadline(value: Any) -> bool:
+def _can_be_a_deadline(value: Any, steps: int) -> bool:
     if value is None:
         return True
     if not isinstance(value, dict) or not isinstance(value.get("settled"), bool):
         return False
-    numbers = [value.get(key) for key in ("used", "left", "most")]
-    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers) and int(value["most"]) > 0
+    seconds, most = [value.get(key) for key in ("used", "left")], value.get("most")
+    whole = all(isinstance(number, int | float) and abs(number) < LONGEST for number in seconds)  # nan is not
+    return whole and isinstance(most, int) and most >= steps
 
 
 def saved_config(kind: type[T], values: Mapping[str, Any], folder: Path) -> T:

@@ -8,6 +8,7 @@ exactly.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -23,6 +24,7 @@ from charrnn import durable
 from charrnn.config import SamplingConfig
 from charrnn.decoding import generate
 from charrnn.decoding.engine import Engine
+from charrnn.errors import CharrnnError
 from charrnn.models.language import export_weights
 from charrnn.runs import checkpoint
 from charrnn.runs import model as runs
@@ -136,11 +138,13 @@ class Run:
 
     def _seconds_left(self, seconds_per_step: float) -> float:
         """Of the whole run, as well as can be told: steps and evaluations, or the clock where it decides."""
-        if self.deadline is not None and not self.deadline.settled:
-            return max(0.0, self.deadline.ends - time.monotonic())
-        training, step = self.learner.training, self.learner.step
+        training, step, deadline = self.learner.training, self.learner.step, self.deadline
         evaluations = math.ceil((training.steps - step) / training.eval_every)
-        return seconds_per_step * (training.steps - step) + self._evaluation_seconds * evaluations
+        estimate = seconds_per_step * (training.steps - step) + self._evaluation_seconds * evaluations
+        if deadline is None or deadline.settled:
+            return estimate
+        left = max(0.0, deadline.ends - time.monotonic())
+        return min(left, estimate) if training.steps >= deadline.most else left
 
     def _evaluate(self) -> Iterator[Event]:
         began = time.monotonic()
@@ -213,7 +217,8 @@ class Run:
 
     def _finished(self, reason: str) -> Finished:
         best = self.best
-        self._restate()
+        with contextlib.suppress(CharrnnError):  # all is saved; a word in the metadata is not worth an error
+            self._restate()
         return Finished(
             self.learner.step, reason, best.step, best.loss, best.bits_per_character, self.seconds(), self.folder
         )  # fmt: skip
@@ -221,10 +226,13 @@ class Run:
     def _restate(self) -> None:
         """Let the saved model name the steps of the run as they became, where the clock has settled them after its save."""
         path = self.folder / runs.MODEL_FILE
-        if self.deadline is None or not path.is_file():
+        if not path.is_file():
             return
         model = runs.load(path)
-        model.provenance["settings"]["steps"] = self.learner.training.steps
+        settings = model.provenance.get("settings")
+        if not isinstance(settings, dict) or settings.get("steps") == self.learner.training.steps:
+            return
+        settings["steps"] = self.learner.training.steps
         about = {**self.about, "provenance": model.provenance, "saved": round(time.time())}
         runs.save(path, model.config, model.tokenizer, model.weights, about)
 
@@ -242,7 +250,7 @@ def _jsonable(value: Any) -> Any:
 
 def log_every(eval_every: int) -> int:
     """Steps between Step events, by the steps between evaluations alone, so that a log repeats exactly."""
-    return max(1, min(20, eval_every // 5), eval_every // 1000)
+    return max(1, min(20, eval_every // 5), min(100, eval_every // 1000))
 
 
 def hold(tokens: NDArray[Any], most: int, characters: int, utf8_bytes: int, hidden: int, on: str) -> Held:
