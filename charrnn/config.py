@@ -184,7 +184,7 @@ class TrainingConfig:
         "Arithmetic; auto is bf16 where the device is built for it, on older GPUs fp16, else fp32.",
         choices=["auto", "fp32", "bf16", "fp16"],
     )
-    threads: int = setting(0, "CPU threads.", low=0, high=512, automatic="all cores")
+    threads: int = setting(0, "CPU threads.", low=0, high=512, automatic="all cores, or 1 if faster")
 
 
 @dataclass(frozen=True)

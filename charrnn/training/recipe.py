@@ -27,8 +27,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 # A larger network pays if it is fed so many tokens for each of its weights, or sees the text so often that there is little
 # more in it; and it may hold at most so many weights for each token of the text.
 TOKENS_PER_PARAMETER, PASSES, PARAMETERS_PER_TOKEN = 3.0, 18, 7.0
-# Beyond so many passes a text is learnt by heart, dropout or not: where nobody says how long or the text is short, and ever.
-ENOUGH_PASSES, MOST_PASSES = 20, 60
+# Beyond so many passes there is little more to learn but the words by heart: where nobody says how long, and ever.
+ENOUGH_PASSES, MOST_PASSES = 40, 60
 STEPS_PER_PASS = 40  # a text shorter than this many windows a stream is cut into fewer streams
 LEAST_BATCH = 8
 LEAST_EVERY = 20  # steps between evaluations, however short the run
@@ -38,6 +38,7 @@ LITTLE_TEXT, SHORT_TEXT = 20_000, 300_000  # tokens
 SAVE_SECONDS = 0.2  # of an evaluation, apart from the scoring
 FORWARD_SHARE = 0.29  # measured: of a step's time that the same tokens take in an evaluation
 SMALLEST_WINDOW = 4
+FULL = "the largest that so much text can fill"
 LONGEST_RISE = 100  # steps of the warm-up, and at most a tenth of all
 LEAST_STEPS = 20  # however short the time
 
@@ -103,7 +104,7 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     Raises UsageError (settings that exclude each other) or CorpusError (a text too small).
     """
     notes: list[str] = []
-    most = ENOUGH_PASSES if not bound.given or facts.train_tokens < SHORT_TEXT else MOST_PASSES
+    most = MOST_PASSES if bound.given else ENOUGH_PASSES
     bound = _said(bound, facts, most, notes)
     if facts.train_tokens < LITTLE_TEXT:
         notes.append(
@@ -184,8 +185,11 @@ class _Budget:
         scored = self._scored(self.looks.get(model, 0.0))
         if self.bound.minutes is not None and steps == LEAST_STEPS < self.most_steps():
             notes.append(f"steps: about {steps}; {self.bound.minutes:g} min are hardly enough for this size and text")
-        elif self.bound.minutes is not None and steps == self.most_steps():
-            notes.append(f"steps: {steps:,}, for {self.most:g} passes over the text are enough; --epochs allows more")
+        elif self.bound.minutes is not None and steps == self.most_steps() and self.most == MOST_PASSES:
+            notes.append(
+                f"steps: {steps:,}, sooner than {self.bound.minutes:g} min: beyond {self.most:g} passes so short a text is only "
+                "learnt by heart (--epochs sets others)"
+            )
         return replace(
             self.training, steps=steps, eval_every=every, eval_tokens=asked.get("eval_tokens") or scored,
             warmup=asked.get("warmup", max(1, min(LONGEST_RISE, steps // 10))),
@@ -265,7 +269,7 @@ def _largest_affordable(
         model = _model(asked, facts, *shape)
         weights = recurrent_parameters(model)
         if weights > PARAMETERS_PER_TOKEN * facts.train_tokens:
-            return chosen, "the largest that so much text can fill"
+            return chosen, "the smallest there is" if chosen == _model(asked, facts, *shapes[0]) else FULL
         fed = budget.steps(model) * training.batch_size * training.window
         if fed < min(TOKENS_PER_PARAMETER * weights, PASSES * facts.train_tokens):
             return chosen, f"the largest that the {'time' if timed else 'steps'} can feed"
@@ -303,7 +307,8 @@ def _regularised(
         values["dropout_layers"] = output
     if "dropout_output" not in asked:
         per_token = recurrent_parameters(model) / facts.train_tokens
-        notes.append(f"dropout: {output:g}, for {passes:.2g} passes by {per_token:.2g} weights for each token of the text")
+        shown = f"{passes:.0f}" if passes >= 10 else f"{passes:.2g}"
+        notes.append(f"dropout: {output:g}, for {shown} passes over a text with {per_token:.2g} weights for each of its tokens")
     return replace(training, **{name: asked.get(name, value) for name, value in values.items()})
 
 
