@@ -38,7 +38,6 @@ LITTLE_TEXT, SHORT_TEXT = 20_000, 300_000  # tokens
 SAVE_SECONDS = 0.2  # of an evaluation, apart from the scoring
 FORWARD_SHARE = 0.29  # measured: of a step's time that the same tokens take in an evaluation
 SMALLEST_WINDOW = 4
-FULL = "the largest that so much text can fill"
 LONGEST_RISE = 100  # steps of the warm-up, and at most a tenth of all
 LEAST_STEPS = 20  # however short the time
 
@@ -264,12 +263,12 @@ def _largest_affordable(
     most = math.inf if timed else UNTIMED
     shapes = [(hidden, int(asked.get("layers", layers))) for hidden, layers in SHAPES if hidden <= most]
     shapes = sorted(dict.fromkeys(shapes), key=lambda shape: recurrent_parameters(_model(asked, facts, *shape)))
-    chosen = _model(asked, facts, *shapes[0])
+    chosen = smallest = _model(asked, facts, *shapes[0])
     for shape in shapes[1:]:
         model = _model(asked, facts, *shape)
         weights = recurrent_parameters(model)
         if weights > PARAMETERS_PER_TOKEN * facts.train_tokens:
-            return chosen, "the smallest there is" if chosen == _model(asked, facts, *shapes[0]) else FULL
+            return chosen, "the smallest there is" if chosen is smallest else "the largest that so much text can fill"
         fed = budget.steps(model) * training.batch_size * training.window
         if fed < min(TOKENS_PER_PARAMETER * weights, PASSES * facts.train_tokens):
             return chosen, f"the largest that the {'time' if timed else 'steps'} can feed"
