@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charrnn.config import SamplingConfig, from_mapping
+from charrnn.config import SamplingConfig, ShapingConfig, from_mapping
 from charrnn.errors import UsageError
 from charrnn.runs import model as runs
 from charrnn.runs.model import Model
@@ -51,7 +51,8 @@ class TextModel:
         seed = secrets.randbits(32) if seed is None else seed
         recent = ids[len(self.model.start) :]
         tokens = generate.stream(
-            self.engine, self.model.tokenizer, prefix, settings, seed=seed, length=length, stops=stop, recent=recent,
+            self.engine, self.model.tokenizer, prefix, settings, seed=seed, length=length,
+            shaping=ShapingConfig(stop=tuple(stop)), recent=recent,
             at_eos="newline" if self.model.knows_ends else "never",
         )  # fmt: skip
         for token in tokens:

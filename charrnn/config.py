@@ -189,15 +189,36 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the next token is chosen; the filters apply in the order of the fields."""
+    """How the next token is chosen; all of it applies in the order of the fields."""
 
-    repetition_penalty: float = setting(1.0, "Divide the odds of recent tokens (1: off).", low=0, high=100, low_open=True)
+    ban: str = setting("", "Characters that are never written.")
+    bias: tuple[str, ...] = setting((), "Add NUMBER to the score of a token: TEXT=NUMBER, such as e=-2.")
+    no_repeat_ngram: int = setting(0, "Never write the same N tokens again within the last 1,000 (0: may).", low=0, high=1000)
+    repetition_penalty: float = setting(1.0, "Divide the scores of the last 64 tokens (1: off).", low=0, high=100, low_open=True)
+    frequency_penalty: float = setting(
+        0.0, "Take this from a token's score for each time it is among the last 64.", low=-100, high=100
+    )
     temp: float = setting(0.8, "Temperature: 0 takes the likeliest, 1 the model's own odds.", low=0, high=100)
     top_k: int = setting(0, "Keep the k likeliest tokens (0: all).", low=0)
     top_p: float = setting(
         1.0, "Keep the likeliest tokens that hold this share of the odds (1: all).", low=0, high=1, low_open=True
     )
     min_p: float = setting(0.0, "Keep tokens at least this share as likely as the likeliest (0: all).", low=0, high=1)
+
+
+@dataclass(frozen=True)
+class ShapingConfig:
+    """What a text must look like, whatever tokens it is made of."""
+
+    stop: tuple[str, ...] = setting((), "End before this text.")
+    stop_regex: str = setting("", "End before the first text that matches this pattern.")
+    max_lines: int = setting(0, "End after this many lines (0: no end).", low=0, high=10**9)
+    lines: int = setting(0, "Write exactly this many lines, none of them empty (0: any number).", low=0, high=10**6)
+    line_length: int = setting(0, "Most characters of a line; it ends at a space before them (0: any number).", low=0, high=10**6)
+    line_prefix: str = setting("", "What each line begins with.")
+    acrostic: str = setting("", "A word that the first letters of the lines spell.")
+    regex: str = setting("", "A pattern that the whole text matches, the prompt included.")
+    max_copy: int = setting(0, "No more than this many characters in a row as they stand in the training text (0: any).", low=0)
 
 
 def check(config: T) -> T:
@@ -210,7 +231,9 @@ def check(config: T) -> T:
 def check_value(item: Field[Any], value: Any) -> Any:
     """Return `value` if field `item` allows it (nan never is); raise UsageError that says what is allowed."""
     name, choices = "--" + item.name.replace("_", "-"), item.metadata["choices"]
-    if isinstance(item.default, (bool, str)):
+    if isinstance(item.default, tuple):
+        wrong, allowed = not (isinstance(value, tuple) and all(isinstance(part, str) and part for part in value)), "some text"
+    elif isinstance(item.default, (bool, str)):
         wrong = not isinstance(value, type(item.default)) or (choices and value not in choices)
         allowed = f"one of {', '.join(choices)}" if choices else type(item.default).__name__
     else:

@@ -24,7 +24,7 @@ METADATA = {"model": {"cell": "lstm"}, "name": "päper"}
 
 
 def encoded() -> bytes:
-    return bytes(checkpoint.encode(METADATA, TENSORS))
+    return checkpoint.encode(METADATA, TENSORS)
 
 
 def with_header(header: object, body: bytes = b"") -> bytes:
@@ -35,6 +35,7 @@ def with_header(header: object, body: bytes = b"") -> bytes:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     checkpoint.write(path, METADATA, TENSORS)
+    assert path.read_bytes() == encoded()
     content = checkpoint.read(path)
     assert {key: content.metadata[key] for key in METADATA} == METADATA
     assert content.metadata["format"] == checkpoint.FORMAT_VERSION

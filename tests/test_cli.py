@@ -18,7 +18,7 @@ import click
 import pytest
 
 import charrnn
-from charrnn.cli import main
+from charrnn.cli import main, options
 from charrnn.cli.commands import COMMANDS
 from charrnn.cli.commands import charrnn as group
 from charrnn.cli.train import _listener
@@ -335,6 +335,61 @@ def test_eval_agrees_with_score(run: Run) -> None:
     plain = run("eval", "verse", "verse.txt", "--threads", "1").out
     assert f"bits per character  {report['bits_per_character']:.4f}\n" in plain
     assert run("eval", "verse", "none.txt").code == 65
+
+
+def test_eval_says_how_much_is_new(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies drawn and copies read, against the definition: runs that are not in the training part of the text."""
+    from charrnn.decoding import novelty
+
+    text = Path("verse.txt").read_text(encoding="utf-8")
+    part = text[: int(0.9 * len(text))]
+    drawn, other = [part[50:140] + "#" * 30 + part[:40], "a tide of bread"], part[100:150] + "nothing of the sort " * 3
+    monkeypatch.setattr(novelty, "draw", lambda model: drawn)
+    Path("other.txt").write_text(other, encoding="utf-8")
+    record = json.loads(run("eval", "verse", "other.txt", "--json", "--threads", "1").out)
+    for name, texts in (("novelty", drawn), ("novelty_of_text", [other])):
+        assert list(record[name]) == ["20", "40", "80"]
+        for size in (20, 40, 80):
+            runs = [one[start : start + size] for one in texts for start in range(len(one) - size + 1)]
+            share = sum(one not in part for one in runs) / len(runs)
+            assert record[name][str(size)] == pytest.approx(share)
+            assert share > 0
+    Path("short.txt").write_text(part[:50], encoding="utf-8")
+    lines = run("eval", "verse", "short.txt", "--threads", "1").out.splitlines()
+    figures = [f"{record['novelty'][size]:.2%} at {size}" for size in ("20", "40", "80")]
+    assert lines[-2] == f"novelty, drawn      {', '.join(figures)} characters: runs that are not in the training text"
+    assert lines[-1] == "novelty, this text  0.00% at 20, 0.00% at 40, -- at 80 characters"
+
+
+def test_eval_draws_from_the_model(run: Run) -> None:
+    """This one has learnt little, so that all it writes is new; what it was trained on is not."""
+    record = json.loads(run("eval", "verse", "verse.txt", "--json", "--threads", "1").out)
+    assert record["novelty"] == {"20": pytest.approx(1.0, abs=0.01), "40": 1.0, "80": 1.0}
+    assert record["novelty_of_text"]["20"] == 0.0  # the verse is there twenty times, so its end is in its beginning
+
+
+def test_eval_without_an_index_says_so(run: Run) -> None:
+    whole = run("eval", "verse", "verse.txt", "--threads", "1")
+    assert (whole.code, whole.err) == (0, "")
+    index = Path("checkpoints/verse/ngrams.safetensors")
+    index.write_bytes(index.read_bytes()[:-1])
+    assert "no novelty" in run("eval", "verse", "verse.txt", "--threads", "1").err
+    index.unlink()
+    done = run("eval", "verse", "verse.txt", "--threads", "1")
+    assert done.code == 0
+    assert done.err.startswith("no novelty: 'verse' has no index of its training text; expected ")
+    assert "`charrnn train FILE`" in done.err
+    assert done.out == whole.out[: whole.out.index("novelty")]
+    record = json.loads(run("eval", "verse", "verse.txt", "--json", "--threads", "1").out)
+    assert record["novelty"] is record["novelty_of_text"] is None
+
+
+def test_completion_offers_no_folder_that_holds_an_index_alone(run: Run) -> None:
+    for name, file in (("killed", "ngrams"), ("begun", "last")):
+        Path(f"checkpoints/{name}").mkdir()
+        Path(f"checkpoints/{name}/{file}.safetensors").write_bytes(b"")
+    context = click.Context(group)
+    assert [item.value for item in options._complete_run(context, click.Argument(["run"]), "")] == ["begun", "verse"]
 
 
 # --- runs and inspect

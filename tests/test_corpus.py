@@ -280,6 +280,17 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache.default_folder().name == "charrnn"
 
 
+def test_the_training_part_keeps_its_documents(tmp_path: Path) -> None:
+    sources = library(tmp_path, CANDLE * 3, "", CANDLE * 2, CANDLE)
+    survey = corpus.survey(sources, READING)
+    found: dict[int, str] = {}
+    for document, piece in corpus.training_pieces(sources, READING, survey, 0.25):
+        assert piece
+        found[document] = found.get(document, "") + piece
+    assert list(found) == [0, 1]
+    assert found == {0: CANDLE * 3, 1: (CANDLE * 2)[: int(0.75 * len(CANDLE * 6)) - len(CANDLE * 3)]}
+
+
 # --- text for the tokenizer's trainer ---------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.config import ModelConfig, SamplingConfig, weight_shapes
+from charrnn.config import ModelConfig, SamplingConfig, ShapingConfig, weight_shapes
 from charrnn.decoding import generate, sampling
 from charrnn.decoding.engine import Engine, Ids, State
 from charrnn.decoding.generate import Prefix, Token, draw_many, logprobs, prime, stream
@@ -144,16 +144,16 @@ def test_eos_ends_a_stream_or_is_a_newline() -> None:
 
 
 def test_text_held_back_comes_out_when_eos_or_the_length_decides_it() -> None:
-    assert [token.text for token in scripted([4, 5, EOS], stops=["bcd"])] == ["a", "", "b"]
-    assert [token.text for token in scripted([4, 5, 6], stops=["bcd"])] == ["a", "", "bc"]
+    assert [token.text for token in scripted([4, 5, EOS], shaping=ShapingConfig(stop=("bcd",)))] == ["a", "", "b"]
+    assert [token.text for token in scripted([4, 5, 6], shaping=ShapingConfig(stop=("bcd",)))] == ["a", "", "bc"]
 
 
 def test_a_stop_across_tokens_ends_the_stream_before_it() -> None:
-    tokens = scripted([4, 5, 6, 7, 8], stops=["cd"])
+    tokens = scripted([4, 5, 6, 7, 8], shaping=ShapingConfig(stop=("cd",)))
     assert text_of(tokens) == "ab"
     assert ids_of(tokens) == [4, 5, 6, 7]
-    assert text_of(scripted([4, 5, 4, 5, 6, 7], stops=["abc"])) == "ab"
-    assert text_of(scripted([4, 5, EOS, 6], stops=["\n"], at_eos="newline")) == "ab"
+    assert text_of(scripted([4, 5, 4, 5, 6, 7], shaping=ShapingConfig(stop=("abc",)))) == "ab"
+    assert text_of(scripted([4, 5, EOS, 6], shaping=ShapingConfig(stop=("\n",)), at_eos="newline")) == "ab"
 
 
 def test_half_a_character_is_never_shown() -> None:
@@ -163,12 +163,20 @@ def test_half_a_character_is_never_shown() -> None:
     assert text_of(scripted(ids[:3], tokenizer)) == tokenizer.decode(ids[:3]) == "a\ufffd"
     assert text_of(scripted([*ids[:3], EOS, ids[0]], tokenizer, at_eos="newline")) == "a\ufffd\na"
     assert text_of(scripted([*ids[:3], EOS], tokenizer)) == "a\ufffd"
-    assert text_of(scripted(ids, tokenizer, stops=["\U0001f600"])) == "a\u20ac"
+    assert text_of(scripted(ids, tokenizer, shaping=ShapingConfig(stop=("\U0001f600",)))) == "a\u20ac"
 
 
 def test_an_empty_stop_is_refused() -> None:
     with pytest.raises(UsageError, match="empty"):
-        scripted([4], stops=["a", ""])
+        scripted(
+            [4],
+            shaping=ShapingConfig(
+                stop=(
+                    "a",
+                    "",
+                )
+            ),
+        )
 
 
 def first_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
@@ -215,7 +223,7 @@ def test_the_repetition_penalty_sees_the_recent_tokens_and_those_before() -> Non
 def test_a_batch_gives_each_stream_what_it_gives_alone(cell: str, stops: tuple[str, ...]) -> None:
     engine = make_engine(LETTERS.vocab_size, cell, eos=-1.0)  # streams end at different times
     prefix = prime(engine, [BOS, 4])
-    options: dict[str, Any] = {"seed": 8, "length": 60, "stops": stops, "recent": [4]}
+    options: dict[str, Any] = {"seed": 8, "length": 60, "shaping": ShapingConfig(stop=stops), "recent": [4]}
     together: dict[int, list[Token]] = {index: [] for index in range(9)}
     for index, token in draw_many(engine, LETTERS, prefix, SETTINGS, count=9, **options):
         together[index].append(token)
@@ -258,7 +266,7 @@ def test_any_stepper_can_be_scored() -> None:
 def test_memory_does_not_grow_with_length() -> None:
     """A token, its state and logits are about 1 KB; 32 bytes each are allowed for whatever Python does."""
     settings = SamplingConfig(temp=0.9, repetition_penalty=1.1)
-    tokens = stream(ENGINE, LETTERS, PREFIX, settings, seed=1, length=None, stops=["eeeeeeeeee"])
+    tokens = stream(ENGINE, LETTERS, PREFIX, settings, seed=1, length=None, shaping=ShapingConfig(stop=("eeeeeeeeee",)))
     sizes = []
     tracemalloc.start()
     for count in (1000, 2000):  # the first until Python's own caches of small objects are full

@@ -16,10 +16,11 @@ import torch
 
 from charrnn.cli import main
 from charrnn.errors import CheckpointError, CorpusError, LockedError, UsageError
-from charrnn.runs import checkpoint
+from charrnn.runs import checkpoint, copies, registry
 from charrnn.runs import model as runs
 from charrnn.text import tokenizers
-from charrnn.training import deadline, job
+from charrnn.text.ngrams import Copies
+from charrnn.training import deadline, index, job
 from charrnn.training.events import Evaluated, Event, Finished, Saved, Started, Step
 from charrnn.training.recipe import Bound
 from charrnn.training.start import separator_of
@@ -107,7 +108,7 @@ def test_events_come_in_order_and_tell_what_happened(text: Path) -> None:
     assert steps[-1].step == 40
     assert steps[-1].loss < steps[0].loss
     assert sorted(path.name for path in last.folder.iterdir() if path.name != "lock") == [
-        "last.safetensors", "metrics.jsonl", "model.safetensors",
+        "last.safetensors", "metrics.jsonl", "model.safetensors", "ngrams.safetensors",
     ]  # fmt: skip
 
 
@@ -258,6 +259,81 @@ def test_a_run_that_never_saved_leaves_nothing(text: Path) -> None:
     assert started.folder.is_dir()
     events.close()  # type: ignore[attr-defined]
     assert not started.folder.exists()
+
+
+def test_a_new_run_has_an_index_of_its_training_part_before_it_trains(text: Path) -> None:
+    events = train(text)
+    started = next(events)
+    assert isinstance(started, Started)
+    assert (started.folder / copies.INDEX_FILE).is_file()
+    known = Copies(copies.load(runs.load(finished(events).folder)), 12)
+    whole = text.read_text(encoding="utf-8")
+    split = int(0.9 * len(whole))
+    assert known.found(whole[:split]).all()
+    assert not known.found(whole[split:]).all()
+
+
+def test_the_index_knows_where_documents_end(tmp_path: Path) -> None:
+    rows = [f"row {number} of a table with something in it" for number in range(90)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    events = job.run([str(tmp_path / "rows.jsonl")], asked=SMALL, root=tmp_path / "c", bound=Bound(steps=3))
+    known = Copies(copies.load(runs.load(finished(events).folder)), 12)
+    assert known.found(rows[3]).all()
+    assert not known.found((rows[3] + rows[4])[-len(rows[4]) - 12 : -len(rows[4]) + 12]).any()
+
+
+def test_going_on_keeps_the_index_and_makes_one_that_is_missing_or_damaged(text: Path) -> None:
+    folder = finished(train(text, steps=40, stop=after(5))).folder
+    path = folder / copies.INDEX_FILE
+    written, number = path.read_bytes(), path.stat().st_ino
+    list(job.resume(folder, stop=after(5)))
+    assert (path.read_bytes(), path.stat().st_ino) == (written, number)
+    for spoil in (path.unlink, lambda: path.write_bytes(written[:-1]), lambda: path.write_bytes(b"")):
+        spoil()
+        list(job.resume(folder, stop=after(5)))
+        assert path.read_bytes() == written
+
+
+def test_a_text_too_long_for_an_index_is_trained_on_without(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "MOST_CHARACTERS", 1000)
+    events = list(train(text, stop=after(5)))
+    assert isinstance(events[0], Started)
+    assert "copies: no index, for a text of more than 1,000 characters" in events[0].notes
+    folder = events[0].folder
+    assert finished(job.resume(folder)).reason == "done"
+    assert not (folder / copies.INDEX_FILE).exists()
+
+
+def test_the_time_for_the_index_is_time_of_the_run(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the number of steps is planned from what is left of the minutes."""
+    clock, hashed = SimpleNamespace(now=0.0, takes=0.0, monotonic=lambda: clock.now), index.hashed
+
+    def slowly(*arguments: Any) -> Any:
+        clock.now += clock.takes
+        return hashed(*arguments)
+
+    monkeypatch.setattr(job, "time", clock)
+    monkeypatch.setattr(job, "seconds_per_step", lambda *_, **__: 0.01)
+    monkeypatch.setattr(index, "hashed", slowly)
+    steps = []
+    for seconds in (0.0, 30.0):
+        clock.now, clock.takes = 0.0, seconds
+        asked = {**SMALL, "schedule": "cosine"}
+        events = job.run([str(text)], asked=asked, root=text.parent / "c", bound=Bound(minutes=1), stop=lambda: True)
+        started = next(events)
+        assert isinstance(started, Started)
+        steps.append(started.steps)
+        list(events)
+    assert steps[1] == pytest.approx(steps[0] - 30 / 0.0103, abs=2)
+
+
+def test_a_run_killed_before_its_first_save_is_not_listed(text: Path) -> None:
+    events = train(text)
+    started = next(events)
+    assert isinstance(started, Started)
+    assert copies.INDEX_FILE in {path.name for path in started.folder.iterdir()}
+    assert registry.listing(started.folder.parent) == []  # what a look at this moment sees, a kill leaves
+    events.close()  # type: ignore[attr-defined]
 
 
 def test_a_damaged_last_save_leaves_the_model_usable(text: Path) -> None:

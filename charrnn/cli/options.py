@@ -183,7 +183,7 @@ def run_argument(required: bool = True) -> Decorator[Any]:
 def _complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
     """Names of runs, found without opening any: completion must not wait for NumPy."""
     folder = Path(context.params.get("checkpoints") or os.environ.get("CHARRNN_CHECKPOINTS") or "checkpoints")
-    names = sorted(path.parent.name for path in folder.glob("*/*.safetensors"))
+    names = sorted(path.parent.name for path in folder.glob("*/*.safetensors") if path.stem in ("model", "last"))
     found = [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
 

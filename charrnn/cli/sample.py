@@ -17,7 +17,7 @@ import rich_click
 
 from charrnn.cli import console, loading, options, reading
 from charrnn.cli.main import Terminated
-from charrnn.config import SamplingConfig
+from charrnn.config import SamplingConfig, ShapingConfig
 from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _tokens(engine: Engine, model: Model, prefix: Prefix, plan: Plan, index: int
     recent = tuple(int(i) for i in model.tokenizer.encode(plan.prompt))
     return generate.stream(
         engine, model.tokenizer, prefix, plan.settings,
-        seed=plan.seed, stream_index=index, length=plan.length, stops=plan.stops, recent=recent,
+        seed=plan.seed, stream_index=index, length=plan.length, shaping=ShapingConfig(stop=plan.stops), recent=recent,
         at_eos=("end" if plan.until_end else "newline") if model.knows_ends else "never",
     )  # fmt: skip
 

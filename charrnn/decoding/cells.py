@@ -73,8 +73,9 @@ class _Product:
         self.width = self._weight.shape[1]
 
     def prepare(self, batch: int) -> None:
-        both = self._both = np.empty((batch, self._weight.shape[0]), np.float32)
-        self._x, self._h = np.hsplit(both, 2)
+        if self._bias is not None:
+            both = self._both = np.empty((batch, self._weight.shape[0]), np.float32)
+            self._x, self._h = np.hsplit(both, 2)
 
     def into(self, out: Floats, x: Floats, h: Floats) -> None:
         """Put the product, (B, G*H), into `out`."""

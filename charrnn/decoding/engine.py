@@ -8,7 +8,8 @@ What makes one stream fast is reading each weight once and calling NumPy seldom:
 * embedding, W_ih and biases of the first layer are folded into one row per token, made when first needed;
 * above the first layer W_ih and W_hh stand side by side, so that one product takes [x; h] (a GRU needs two);
 * matrices lie transposed and contiguous, and `dot(..., out)` of one row is BLAS's matrix-vector product;
-* sigmoid(x) = tanh(x/2)/2 + 1/2: the inner half is folded into weights and biases, so one tanh serves all gates.
+* sigmoid(x) = tanh(x/2)/2 + 1/2: the inner half is folded into weights and biases, so one tanh serves all gates;
+* where kernel.c could be compiled, it takes the whole step of a single stream, and NumPy only keeps the states.
 
 Shapes: B streams, V vocabulary, E embedding, H hidden, G gates, N tokens of one stream.
 """
@@ -17,13 +18,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig, weight_shapes
+from charrnn.decoding import sampling
 from charrnn.decoding.cells import Cell, arranged, input_bias, make_cell
+from charrnn.decoding.compiled import CompiledDraw, CompiledNet, Drawn
+from charrnn.decoding.kernel import Library
 from charrnn.errors import CheckpointError
 
 Floats = NDArray[np.float32]
@@ -32,6 +37,15 @@ State = tuple[Floats, ...]  # flat, each (B, H); LSTM h0, c0, h1, c1, ...; GRU a
 
 TABLE_BYTES = 64 << 20  # most memory for folded rows of the first layer
 ANOTHER_COPY = "Use another copy of the file, or train again."
+
+
+class Draws(NamedTuple):
+    """What tokens in a row are drawn with: what is added to the logits (V,), also compiled, and numbers (N,) in [0, 1)."""
+
+    added: NDArray[np.float64]
+    compiled: CompiledDraw | None
+    temp: float
+    numbers: NDArray[np.float64]
 
 
 class Stepper(Protocol):
@@ -53,7 +67,10 @@ class Stepper(Protocol):
 
 @runtime_checkable
 class Follower(Stepper, Protocol):
-    """A Stepper that reads given text faster than step by step; the states are the same to the last bit."""
+    """A Stepper that goes through one stream faster than by `step`; the states are the same to the last bit."""
+
+    def step_one(self, token: int, state: State) -> tuple[Floats, State]:
+        """One token of one stream: the logits (V,) after it, and the state."""
 
     def advance(self, ids: Ids, state: State) -> State:
         """Ids (N,) of one stream to the state after them."""
@@ -65,21 +82,22 @@ class Follower(Stepper, Protocol):
 class Engine:
     """A language model's weights, ready to step: a Stepper and Follower."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, NDArray[Any]], *, table_bytes: int = TABLE_BYTES) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, NDArray[Any]], *, kernel: Library | None = None, narrow: bool = False,
+        table_bytes: int = TABLE_BYTES,
+    ) -> None:  # fmt: skip
         """Fold `weights`, named and shaped by `config.weight_shapes`, float32 or float16, which must not change later.
 
-        Folded rows of the first layer take at most about `table_bytes`. Raises CheckpointError if the weights are not
-        what `config` says.
+        `kernel` (see kernel.find) serves single streams; `narrow` lets it round the weights to eight bits. Folded rows of
+        the first layer take at most about `table_bytes`. Raises CheckpointError if the weights are not what `config` says.
         """
-        named = _checked(config, weights)
+        self._named = named = _checked(config, weights)
         self.config = config
         self.vocab_size = config.vocab_size
-        self._cells: list[Cell] = [make_cell(config, named, layer) for layer in range(config.layers)]
-        self._arrays = self._cells[0].arrays
+        self.kernel = kernel
+        self._arrays = 2 if config.cell == "lstm" else 1
         self._input = _Input(config, named, table_bytes)
-        output = named["embedding.weight" if config.tie_weights else "output.weight"]
-        self._output = np.ascontiguousarray(output.T)  # (H, V)
-        self._output_bias = named["output.bias"]
+        self._fast = CompiledNet(kernel, config, named, narrow) if kernel else None
         self._batch = 0
 
     def begin(self, batch: int = 1, context: object = None) -> State:
@@ -92,11 +110,49 @@ class Engine:
 
     def step(self, ids: Ids, state: State) -> tuple[Floats, State]:
         """See Stepper; logits and state are fresh read-only arrays."""
+        if len(ids) == 1:
+            logits, state = self.step_one(int(ids[0]), state)
+            return logits[None], state
         state = self._recur(ids, state)
-        logits = state[-self._arrays].dot(self._output)  # (B, V)
-        logits += self._output_bias
+        return self._scores(state[-self._arrays]), state
+
+    def step_one(self, token: int, state: State) -> tuple[Floats, State]:
+        """See Follower."""
+        if self._fast is None:
+            state = self._recur_one(token, state)
+            return self._scores(state[-self._arrays])[0], state
+        state = self._fast.step(self._input.address(token), state, True)
+        logits = self._fast.logits.copy()
         logits.setflags(write=False)
         return logits, state
+
+    def run(self, state: State, logits: Floats, draws: Draws) -> Drawn:
+        """Draw tokens in a row, the first from `logits` (V,), and read each after `state`, with as little between as can be.
+
+        In one call of the kernel if there is one; it may draw fewer tokens than numbers were given, perhaps none.
+        Raises CharrnnError if there is nothing to choose from at the first.
+        """
+        table = self._input.table
+        if self._fast is not None and draws.compiled is not None and table is not None:
+            return self._fast.run(state, logits, table, self._input.known, draws.compiled, draws.temp, draws.numbers)
+        drawn = Drawn([], [], [], [])
+        for number in draws.numbers.tolist():
+            token, logprob = sampling.draw(logits, draws.added, draws.temp, number)
+            logits, state = self.step_one(token, state)
+            drawn.tokens.append(token)
+            drawn.logprobs.append(logprob)
+            drawn.states.append(state)
+            drawn.logits.append(logits)
+        return drawn
+
+    def run_many(
+        self, state: State, logits: Floats, added: NDArray[np.float64], temp: float, numbers: NDArray[np.float64]
+    ) -> Iterator[tuple[Ids, NDArray[np.float64], State, Floats]]:
+        """As `run` for many streams: for each row of `numbers` (N, B), tokens (B,), log-probabilities (B,), state, logits."""
+        for row in numbers:
+            tokens, logprobs = sampling.draw_rows(logits, added, temp, row)
+            logits, state = self.step(tokens, state)
+            yield tokens, logprobs, state, logits
 
     def gather(self, state: State, indices: Sequence[int] | Ids) -> State:
         """See Stepper."""
@@ -107,19 +163,43 @@ class Engine:
 
     def advance(self, ids: Ids, state: State) -> State:
         """See Follower."""
-        for start in range(len(ids)):
-            state = self._recur(ids[start : start + 1], state)
+        for token in ids.tolist():
+            state = self._recur_one(token, state)
         return state
 
     def follow(self, ids: Ids, state: State) -> tuple[Floats, State]:
         """See Follower; the output layer runs once for all ids, as a matrix product."""
         outputs = np.empty((len(ids), self.config.hidden_size), np.float32)
-        for start in range(len(ids)):
-            state = self._recur(ids[start : start + 1], state)
-            outputs[start] = state[-self._arrays][0]
-        logits: Floats = outputs.dot(self._output)  # (N, V)
-        logits += self._output_bias
-        return logits, state
+        for place, token in enumerate(ids.tolist()):
+            state = self._recur_one(token, state)
+            outputs[place] = state[-self._arrays][0]
+        return self._scores(outputs), state  # (N, V)
+
+    @cached_property
+    def _cells(self) -> list[Cell]:
+        """The layers in NumPy, made when first needed: with a kernel, only for many streams."""
+        return [make_cell(self.config, self._named, layer) for layer in range(self.config.layers)]
+
+    @cached_property
+    def _output(self) -> Floats:
+        """The output layer, (H, V)."""
+        weight = self._named["embedding.weight" if self.config.tie_weights else "output.weight"]
+        return np.ascontiguousarray(weight.T)
+
+    def _scores(self, outputs: Floats) -> Floats:
+        """The logits (N, V), read-only, for outputs (N, H) of the last layer."""
+        logits: Floats = outputs.dot(self._output)
+        np.add(logits, self._named["output.bias"], logits)
+        logits.setflags(write=False)
+        return logits
+
+    def _recur_one(self, token: int, state: State) -> State:
+        """The recurrent layers for one stream."""
+        if self._fast is not None:
+            return self._fast.step(self._input.address(token), state, False)
+        if self._batch != 1:
+            self._prepare(1)
+        return self._through_layers(self._input.row(token), state)
 
     def _recur(self, ids: Ids, state: State) -> State:
         """The recurrent layers: ids (B,) and the state before to the state after."""
@@ -128,7 +208,9 @@ class Engine:
         assert state[0].shape == (batch, self.config.hidden_size)
         if batch != self._batch:
             self._prepare(batch)
-        x = self._input.row(int(ids[0])) if batch == 1 else self._input.rows(ids)
+        return self._through_layers(self._input.rows(ids), state)
+
+    def _through_layers(self, x: Floats, state: State) -> State:
         after: State = ()
         for cell in self._cells:
             after += cell.step(x, state[len(after) : len(after) + self._arrays])
@@ -156,34 +238,42 @@ class _Input:
         row_bytes = self._bias.nbytes
         self._most_rows = max(most_bytes // row_bytes, 1)
         self._kept: dict[int, Floats] = {}
-        self._table: Floats | None = None
-        self._known = bytearray(config.vocab_size)
+        self.table: Floats | None = None
+        self.known = bytearray(config.vocab_size)
         if self._embedding is None:
-            self._table = self._weight + self._bias
-            self._known = bytearray(b"\1") * config.vocab_size
+            self.table = self._weight + self._bias
+            self.known = bytearray(b"\1") * config.vocab_size
         elif config.vocab_size * row_bytes <= most_bytes:
-            self._table = np.empty((config.vocab_size, len(self._bias)), np.float32)  # pages not touched take no memory
+            self.table = np.empty((config.vocab_size, len(self._bias)), np.float32)  # pages not touched take no memory
+        self._stride, self._base = row_bytes, 0 if self.table is None else int(self.table.ctypes.data)
+
+    def address(self, token: int) -> int:
+        """Where the row of one token lies, until the next call."""
+        if self.table is None or not self.known[token]:
+            row = self.row(token)
+            return int(row.ctypes.data)
+        return self._base + token * self._stride
 
     def row(self, token: int) -> Floats:
         """The row of one token, (G*H,)."""
-        if self._table is None:
+        if self.table is None:
             return self._kept_row(token)
-        if not self._known[token]:
-            self._table[token] = self._folded(token)
-            self._known[token] = 1
-        row: Floats = self._table[token]
+        if not self.known[token]:
+            self.table[token] = self._folded(token)
+            self.known[token] = 1
+        row: Floats = self.table[token]
         return row
 
     def rows(self, ids: Ids) -> Floats:
         """The rows of many tokens, (B, G*H)."""
-        if self._table is None:
+        if self.table is None:
             assert self._embedding is not None
             rows: Floats = self._embedding[ids].dot(self._weight)
             rows += self._bias
             return rows
         for token in set(ids.tolist()):
             self.row(token)
-        return self._table[ids]
+        return self.table[ids]
 
     def _folded(self, token: int) -> Floats:
         assert self._embedding is not None

@@ -7,49 +7,23 @@ length of what is drawn. Knows nothing of terminals, files or torch.
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import operator
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config import SamplingConfig
-from charrnn.decoding.engine import Floats, Follower, Ids, State, Stepper
-from charrnn.decoding.sampling import choose, forbid, log_probability, uniform
-from charrnn.decoding.stops import StopFinder
-from charrnn.text.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
+from charrnn.config import SamplingConfig, ShapingConfig
+from charrnn.decoding.course import RECENT, AtEos, Copies, Course, Drawing
+from charrnn.decoding.engine import Engine, Floats, Follower, Ids, State, Stepper
+from charrnn.decoding.voice import Prefix, Token, Voice
+from charrnn.text.tokenizers import Tokenizer
 
-RECENT = 64  # tokens that the repetition penalty looks back on
-_NEVER = np.array([PAD, BOS, UNK])  # these ids are never drawn
-_NEVER_NOR_EOS = np.array([PAD, BOS, UNK, EOS])
-AtEos = Literal["end", "newline", "never"]  # what <eos> does to a stream
+__all__ = ["RECENT", "AtEos", "Copies", "Prefix", "Token", "draw_many", "logprobs", "prime", "stream"]
+
 _CHUNK_FLOATS = 1 << 20  # logits of given text held at once
 _CHUNK_TOKENS = 512
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """What has been read so far, immutable: the state of one stream after it, the logits (V,) of what comes next."""
-
-    state: State
-    logits: Floats
-    position: int  # tokens read
-
-
-@dataclass(frozen=True)
-class Token:
-    """A drawn token, the text that it decides, its log-probability (nats; the model's own, temperature 1), and from what.
-
-    The text can be empty (half a UTF-8 character, or what may become a stop text) and can hold text of tokens before.
-    """
-
-    id: int
-    text: str
-    logprob: float
-    prefix: Prefix
+ANY_TEXT = ShapingConfig()
 
 
 def prime(engine: Stepper, ids: Sequence[int] | Ids, prefix: Prefix | None = None) -> Prefix:
@@ -65,11 +39,11 @@ def prime(engine: Stepper, ids: Sequence[int] | Ids, prefix: Prefix | None = Non
     read = np.asarray(ids, np.int64)
     if isinstance(engine, Follower):
         state = engine.advance(read[:-1], state)
-    else:
-        for index in range(len(read) - 1):
-            _, state = engine.step(read[index : index + 1], state)
-    logits, state = engine.step(read[-1:], state)
-    return Prefix(state, logits[0], position + len(read))
+        logits, state = engine.step_one(int(read[-1]), state)
+        return Prefix(state, logits, position + len(read))
+    for index in range(len(read)):
+        rows, state = engine.step(read[index : index + 1], state)
+    return Prefix(state, rows[0], position + len(read))
 
 
 def stream(
@@ -82,28 +56,59 @@ def stream(
     stream_index: int = 0,
     attempt: int = 0,
     length: int | None,
-    stops: Sequence[str] = (),
-    recent: Sequence[int] = (),
     at_eos: AtEos = "end",
+    shaping: ShapingConfig = ANY_TEXT,
+    recent: Sequence[int] = (),
+    shown: str = "",
+    pending: str = "",
+    copies: Copies | None = None,
 ) -> Iterator[Token]:
     """Draw up to `length` tokens (None: for ever, in constant memory) after `prefix`.
 
-    Ends before the first of the `stops` to be complete (of several, the longest), found across token boundaries; its
-    tokens are yielded, its text is not. `at_eos` says what <eos> does: "end" the stream (it is then yielded only if
-    text that was held back as the beginning of a stop comes with it), be a "newline", or "never" be drawn, which is
-    right for a model that learnt from a single document. <pad>, <bos> and <unk> are never drawn. `recent` are ids before
-    the prefix's end, for the repetition penalty. Raises UsageError on an empty stop, CharrnnError if the model's scores
+    A text ends before its first stop to be complete (of several, the longest), found across token boundaries; the stop's
+    tokens are yielded, its text is not. `at_eos` says what <eos> does: "end" the stream (it is then yielded only if text
+    that was held back as the beginning of a stop comes with it), be a "newline", or "never" be drawn, which is right for
+    a model that learnt from a single document. <pad>, <bos> and <unk> are never drawn.
+
+    `shown` is what the text begins with already, for `shaping`; `recent` are ids before the prefix's end, for the
+    penalties; `pending` is the end of the prompt that the prefix has not read (see healing.py): pieces that begin with it
+    are drawn, and it is not shown again. `copies` refuses tokens that copy too much. Tokens that may yet be taken back,
+    because a line gets too long or the text does not match a pattern, are yielded when that is decided.
+
+    Raises UsageError if the settings cannot be met, CharrnnError if no text that matches was found or the model's scores
     are no numbers.
     """
-    voice = _Voice(tokenizer, settings, seed, stream_index, attempt, length, stops, recent, at_eos)
+    drawing = Drawing(tokenizer, settings, shaping, at_eos, copies, getattr(engine, "kernel", None))
+    course = Course.begun(drawing, shown, recent, pending)
+    voice = Voice(course, prefix, seed, stream_index, attempt, length)
     while not voice.ended:
-        token = voice.draw(prefix)
-        if token is not None:
-            yield token
-        if token is None or voice.ended:
-            return
-        logits, state = engine.step(np.array([token.id]), prefix.state)
-        prefix = Prefix(state, logits[0], prefix.position + 1)
+        if isinstance(engine, Engine) and voice.free:
+            prefix = yield from _run_ahead(engine, voice, prefix)
+        yield from voice.draw(prefix)
+        prefix = _after(engine, voice)
+
+
+def _after(engine: Stepper, voice: Voice) -> Prefix:
+    """What follows the token that `voice` has drawn."""
+    before = voice.before
+    if voice.ended:
+        return before
+    if isinstance(engine, Engine):
+        logits, state = engine.step_one(voice.token, before.state)
+        return Prefix(state, logits, before.position + 1)
+    rows, state = engine.step(np.array([voice.token]), before.state)
+    return Prefix(state, rows[0], before.position + 1)
+
+
+def _run_ahead(engine: Engine, voice: Voice, prefix: Prefix) -> Generator[Token, None, Prefix]:
+    """Tokens that the engine draws many at a time, as long as it can; returns what comes before the next to be drawn."""
+    while (drawn := engine.run(prefix.state, prefix.logits, voice.ahead(prefix.position))).tokens:
+        for token, logprob, state, logits in zip(drawn.tokens, drawn.logprobs, drawn.states, drawn.logits, strict=False):
+            yield from voice.take(token, logprob, prefix)
+            if voice.ended:
+                return prefix
+            prefix = Prefix(state, logits, prefix.position + 1)
+    return prefix
 
 
 def draw_many(
@@ -114,33 +119,61 @@ def draw_many(
     *,
     seed: int,
     count: int,
+    first: int = 0,
     length: int | None,
-    stops: Sequence[str] = (),
-    recent: Sequence[int] = (),
     at_eos: AtEos = "end",
+    shaping: ShapingConfig = ANY_TEXT,
+    recent: Sequence[int] = (),
+    shown: str = "",
+    pending: str = "",
+    copies: Copies | None = None,
 ) -> Iterator[tuple[int, Token]]:
     """`count` streams after the same prefix, decoded as one batch: (index, token) in the order they come.
 
-    Stream i gives the tokens that `stream(..., stream_index=i)` gives, but for draws that lie so close to a boundary
-    that a matrix product's other rounding tips them (less than 1e-5 away).
+    Stream i, from `first` on, gives the tokens that `stream(..., stream_index=i)` gives, but for draws that lie so close
+    to a boundary that a matrix product's other rounding tips them (less than 1e-5 away).
     """
-    voices = {
-        index: _Voice(tokenizer, settings, seed, index, 0, length, stops, recent, at_eos) for index in range(count)
-    }  # fmt: skip
+    drawing = Drawing(tokenizer, settings, shaping, at_eos, copies, getattr(engine, "kernel", None))
+    course = Course.begun(drawing, shown, recent, pending)
+    voices = {index: Voice(course.copy(), prefix, seed, index, 0, length) for index in range(first, first + count)}
     prefixes = dict.fromkeys(voices, prefix)
-    state = engine.gather(prefix.state, [0] * count)
-    while voices:
-        drawn = {index: voice.draw(prefixes[index]) for index, voice in voices.items() if not voice.ended}
-        yield from ((index, token) for index, token in drawn.items() if token is not None)
-        rows = [row for row, index in enumerate(voices) if not voices[index].ended]
-        ids = [token.id for index, token in drawn.items() if token is not None and not voices[index].ended]
-        if len(rows) < len(voices):
-            voices = {index: voice for index, voice in voices.items() if not voice.ended}
-            state = engine.gather(state, rows)
-        if ids:
-            logits, state = engine.step(np.array(ids), state)
-            position = next(iter(prefixes.values())).position + 1
-            prefixes = {index: Prefix(_row(state, row), logits[row], position) for row, index in enumerate(voices)}
+    batch: list[Prefix] = []  # those whose states stand, in this order, in `state`
+    state: State = ()
+    while voices := {index: voice for index, voice in voices.items() if not voice.ended}:
+        if isinstance(engine, Engine) and all(voice.free for voice in voices.values()):
+            yield from _run_together(engine, voices, prefixes)
+            continue
+        for index, voice in voices.items():
+            yield from ((index, token) for token in voice.draw(prefixes[index]))
+        going = {index: voice for index, voice in voices.items() if not voice.ended}
+        before = [voice.before for voice in going.values()]
+        if not before:
+            return
+        if not (len(before) == len(batch) and all(map(operator.is_, before, batch))):  # some ended, or were taken back
+            state = _stacked(before)
+        logits, state = engine.step(np.array([voice.token for voice in going.values()]), state)
+        batch = [Prefix(_row(state, row), logits[row], one.position + 1) for row, one in enumerate(before)]
+        prefixes = dict(zip(going, batch, strict=True))
+
+
+def _run_together(engine: Engine, voices: dict[int, Voice], prefixes: dict[int, Prefix]) -> Iterator[tuple[int, Token]]:
+    """Some tokens of streams of which nothing but the logits decides, drawn and read together; `prefixes` goes on with them."""
+    before = [prefixes[index] for index in voices]
+    draws = [voice.ahead(prefixes[index].position) for index, voice in voices.items()]
+    count = min(len(draw.numbers) for draw in draws)
+    numbers = np.array([draw.numbers[:count] for draw in draws]).T  # (N, B)
+    logits = np.stack([one.logits for one in before])
+    for tokens, logprobs, state, after in engine.run_many(_stacked(before), logits, draws[0].added, draws[0].temp, numbers):
+        chosen = zip(voices.items(), tokens.tolist(), logprobs.tolist(), strict=True)
+        for row, ((index, voice), token, logprob) in enumerate(chosen):
+            if not voice.ended:
+                yield from ((index, one) for one in voice.take(token, logprob, prefixes[index]))
+                prefixes[index] = Prefix(_row(state, row), after[row], prefixes[index].position + 1)
+
+
+def _stacked(prefixes: Sequence[Prefix]) -> State:
+    """The states of single streams as one batch."""
+    return tuple(map(np.concatenate, zip(*(one.state for one in prefixes), strict=True)))
 
 
 def logprobs(engine: Stepper, ids: Sequence[int] | Ids, prefix: Prefix) -> NDArray[np.float64]:
@@ -173,52 +206,4 @@ def _follow(engine: Stepper, ids: Ids, state: State) -> tuple[Floats, State]:
 
 def _row(state: State, row: int) -> State:
     """One stream of a batch, as views: read-only, as the state is."""
-    return tuple(array[row : row + 1] for array in state)
-
-
-class _Voice:
-    """One stream between two steps of the engine: takes logits, decides on a token, its text, and whether that was all."""
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        settings: SamplingConfig,
-        seed: int,
-        stream_index: int,
-        attempt: int,
-        length: int | None,
-        stops: Sequence[str],
-        recent: Sequence[int],
-        at_eos: AtEos,
-    ) -> None:
-        self._tokenizer, self._settings, self._at_eos = tokenizer, settings, at_eos
-        self._never = _NEVER_NOR_EOS if at_eos == "never" else _NEVER
-        self._seed, self._stream_index, self._attempt = seed, stream_index, attempt
-        self._left = math.inf if length is None else length
-        self._recent = deque(recent, maxlen=RECENT)
-        self._decoder = tokenizer.stream_decoder()
-        self._stops = StopFinder(stops)
-        self.ended = self._left <= 0
-
-    def draw(self, prefix: Prefix) -> Token | None:
-        """The next token; None if the stream ends without one."""
-        number = uniform(self._seed, self._stream_index, prefix.position, self._attempt)
-        token = choose(forbid(prefix.logits, self._never), self._settings, self._recent, number)
-        self._recent.append(token)
-        self._left -= 1
-        over = token == EOS and self._at_eos == "end"
-        text = self._read(token, self._left <= 0 or over)
-        return None if over and not text else Token(token, text, log_probability(prefix.logits, token), prefix)
-
-    def _read(self, token: int, last: bool) -> str:
-        """The text that `token` decides, all that is left of it if it is the `last`; sets `ended`."""
-        if token == EOS:
-            piece = self._decoder.flush() + ("" if self._at_eos == "end" else "\n")
-            self._decoder = self._tokenizer.stream_decoder()
-        else:
-            piece = self._decoder.push(token)
-        if last:
-            piece += self._decoder.flush()
-        text, found = self._stops.push(piece)
-        self.ended = found or last
-        return text + self._stops.flush() if last and not found else text
+    return tuple([array[row : row + 1] for array in state])  # a list is quicker here than a generator

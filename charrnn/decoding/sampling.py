@@ -1,7 +1,8 @@
 """How the next token is chosen: pure functions from logits to logits, and one that draws.
 
-They apply in this order: repetition penalty, temperature, top-k, top-p, min-p. A filter sets what it drops to -inf and
-leaves the rest as it is, so the order of what is kept never changes, and it always keeps the likeliest token. `choose`
+They apply in this order: what is added to the logits (a bias; -inf where a token is banned or cannot continue the text),
+no-repeat n-gram, repetition penalty, frequency penalty, temperature, top-k, top-p, min-p. A filter sets what it drops to
+-inf and leaves the rest as it is, so the order of what is kept never changes, and it never drops everything. `choose`
 goes through those that are on and takes the token that a number in [0, 1) points at. Where that number comes from
 is below too: `uniform` is a counter-based generator, so every draw has its own number, whatever was drawn before.
 
@@ -23,7 +24,12 @@ from charrnn.errors import CharrnnError
 
 Logits = NDArray[Any]
 
+PENALIZED = 64  # tokens that the penalties look back on
 _STEEPEST = 1e100  # 1/temperature at most: any two float32 are told apart by it, and no product overflows
+
+
+class NothingLeft(CharrnnError):
+    """No token may come next."""
 
 
 def forbid(logits: Logits, ids: Sequence[int] | NDArray[np.int64]) -> Logits:
@@ -31,6 +37,31 @@ def forbid(logits: Logits, ids: Sequence[int] | NDArray[np.int64]) -> Logits:
     kept = logits.copy()
     kept[ids if isinstance(ids, np.ndarray) else list(ids)] = -math.inf
     return kept
+
+
+def no_repeat_ngram(logits: Logits, recent: Sequence[int], size: int) -> Logits:
+    """Drop each token that would make the last `size` >= 1 tokens the same as `size` tokens in a row of `recent`.
+
+    If that leaves nothing, nothing is dropped. Paulus, Xiong and Socher 2018, "A Deep Reinforced Model for Abstractive
+    Summarization", section 2.5, where `size` is 3.
+    """
+    past = np.array(recent, np.int64)
+    if len(past) < size:
+        return logits
+    starts = np.lib.stride_tricks.sliding_window_view(past, size)  # (N - size + 1, size)
+    same = (starts[:, : size - 1] == past[len(past) - size + 1 :]).all(axis=1)
+    kept = forbid(logits, starts[same, -1])
+    return kept if (kept > -math.inf).any() else logits
+
+
+def frequency_penalty(logits: Logits, recent: Sequence[int], penalty: float) -> Logits:
+    """Take from each logit `penalty` times the number of its token in `recent`; float64.
+
+    The penalty that OpenAI's API documents under this name.
+    """
+    penalized = logits.astype(np.float64)
+    np.subtract.at(penalized, np.array(recent, np.int64), penalty)
+    return penalized
 
 
 def repetition_penalty(logits: Logits, recent: Sequence[int], penalty: float) -> Logits:
@@ -105,14 +136,58 @@ def greedy(logits: Logits) -> int:
     return int(best)
 
 
-def choose(logits: Logits, settings: SamplingConfig, recent: Sequence[int], uniform: float) -> int:
-    """The token that `uniform` in [0, 1) picks from logits (V,) under `settings`; `recent` are ids to penalize.
+def is_plain(settings: SamplingConfig) -> bool:
+    """Whether nothing but the temperature (and what is added) decides, so that `draw` is `choose`."""
+    penalized = settings.no_repeat_ngram or settings.repetition_penalty != 1.0 or settings.frequency_penalty
+    return not (penalized or settings.top_k or settings.top_p < 1.0 or settings.min_p)
 
-    Inverse CDF in float64, ids in increasing order: token i if `uniform` lies in [P(< i), P(<= i)). A token of
-    probability 0 is never picked. Temperature 0 is greedy. Raises CharrnnError if there is nothing to choose from.
+
+def draw(logits: Logits, added: Logits, temp: float, uniform: float) -> tuple[int, float]:
+    """What `choose` picks from `logits + added` (V,) if nothing is on but temperature `temp`, and its `log_probability`.
+
+    Both from the same exponentials, in half the calls. Raises as `choose` does.
     """
-    if settings.repetition_penalty != 1.0 and recent:
-        logits = repetition_penalty(logits, recent, settings.repetition_penalty)
+    raw = np.subtract(logits, _peak(logits), dtype=np.float64)
+    total = float(np.add.reduce(np.exp(raw)))
+    scores = raw + added
+    best = int(scores.argmax())
+    peak = _checked(float(scores[best]))
+    token = best
+    if temp != 0.0:
+        np.subtract(scores, peak, scores)
+        if temp != 1.0:
+            np.multiply(scores, min(1.0 / temp, _STEEPEST), scores)
+        token = _inverse_cdf(scores, uniform)
+    return token, float(raw[token]) - math.log(total)
+
+
+def draw_rows(logits: Logits, added: Logits, temp: float, uniforms: Logits) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """`draw` for each row of logits (B, V) with its own number of `uniforms` (B,): tokens (B,) and log-probabilities (B,)."""
+    rows = np.arange(len(logits))
+    raw = np.subtract(logits, _peaks(logits), dtype=np.float64)
+    totals = np.log(np.exp(raw).sum(axis=1))
+    scores = raw + added
+    peaks = _peaks(scores)
+    if temp == 0.0:
+        tokens = scores.argmax(axis=1)
+        return tokens, raw[rows, tokens] - totals
+    scores -= peaks
+    scores *= min(1.0 / temp, _STEEPEST)
+    cumulative = np.exp(scores).cumsum(axis=1)
+    last = cumulative[:, -1:]
+    tokens = (cumulative <= uniforms[:, None] * last).sum(axis=1)
+    tokens = np.where(tokens < logits.shape[1], tokens, (cumulative >= last).argmax(axis=1))
+    return tokens, raw[rows, tokens] - totals
+
+
+def choose(logits: Logits, settings: SamplingConfig, recent: Sequence[int], uniform: float) -> int:
+    """The token that `uniform` in [0, 1) picks from logits (V,) under `settings`, all that they add being added already.
+
+    `recent` are the last ids, the newest last; the penalties look at PENALIZED of them, no-repeat n-gram at all. Inverse
+    CDF in float64, ids in increasing order: token i if `uniform` lies in [P(< i), P(<= i)). A token of probability 0 is
+    never picked. Temperature 0 is greedy. Raises CharrnnError if there is nothing to choose from.
+    """
+    logits = penalized(logits, settings, recent)
     if settings.temp == 0.0:
         return greedy(logits)
     scores = temperature(logits, settings.temp)
@@ -123,6 +198,18 @@ def choose(logits: Logits, settings: SamplingConfig, recent: Sequence[int], unif
     if settings.min_p > 0.0:
         scores = min_p(scores, settings.min_p)
     return _inverse_cdf(scores, uniform)
+
+
+def penalized(logits: Logits, settings: SamplingConfig, recent: Sequence[int]) -> Logits:
+    """The part of `choose` that depends on what came before: no-repeat n-gram and the penalties."""
+    if settings.no_repeat_ngram:
+        logits = no_repeat_ngram(logits, recent, settings.no_repeat_ngram)
+    recent = recent[-PENALIZED:]
+    if settings.repetition_penalty != 1.0 and recent:
+        logits = repetition_penalty(logits, recent, settings.repetition_penalty)
+    if settings.frequency_penalty and recent:
+        logits = frequency_penalty(logits, recent, settings.frequency_penalty)
+    return logits
 
 
 def log_probability(logits: Logits, token: int) -> float:
@@ -183,10 +270,19 @@ def _peak(logits: Logits) -> float:
     return _checked(float(logits[logits.argmax()]))  # argmax takes a quarter of the time of max, and finds nan as well
 
 
+def _peaks(logits: Logits) -> Logits:
+    """The highest of each row, (B, 1)."""
+    peaks: Logits = logits.max(axis=1, keepdims=True)
+    if not np.isfinite(peaks).all():
+        for peak in peaks.ravel().tolist():
+            _checked(peak)
+    return peaks
+
+
 def _checked(peak: float) -> float:
     if math.isfinite(peak):
         return peak
     if peak == -math.inf:
-        raise CharrnnError("every token is forbidden; there is nothing to choose from.", "Allow some tokens.")
+        raise NothingLeft("every token is forbidden; there is nothing to choose from.", "Allow some tokens.")
     hint = "Its weights are spoilt: train it again, with a lower --learning-rate."
     raise CharrnnError(f"the model's highest score is {peak}; expected a number.", hint)

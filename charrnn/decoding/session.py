@@ -119,7 +119,7 @@ class Session:
         """Tokens without end: who listens counts them, so that the last is never half a character or half a stop."""
         return generate.stream(
             self.partner.engine, self.partner.tokenizer, prefix, self.settings, seed=self.settings.seed, attempt=attempt,
-            length=None, at_eos=self.partner.at_eos, stops=self.settings.stop, recent=self.tree.recent(base, generate.RECENT),
+            length=None, at_eos=self.partner.at_eos, shaping=self.settings, recent=self.tree.recent(base, generate.RECENT),
         )  # fmt: skip
 
     def _keep(self, answer: _Answer, attempt: int) -> None:
@@ -195,7 +195,7 @@ class Session:
         """The model's card, the settings, and the place in the text."""
         partner, tokenizer = self.partner, self.partner.tokenizer
         units = ("tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
-        values = ", ".join(f"{name} {all_settings.shown(self.settings, name)}" for name in all_settings.NAMES)
+        values = ", ".join(f"{name} {all_settings.shown(self.settings, name)}" for name in all_settings.notable(self.settings))
         model = ("model", f"{partner.name} ({partner.digest[:12]})")
         yield Listing((model, *partner.card, units, ("settings", values), ("text", self._place())))
 

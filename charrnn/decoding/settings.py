@@ -8,24 +8,22 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any
 
-from charrnn.config import SamplingConfig, bounds_text, check_value, setting
+from charrnn.config import SamplingConfig, ShapingConfig, bounds_text, check_value, setting
 from charrnn.errors import UsageError
 
 NO_STOP = "off"
+NOTABLE = ("temp", "length", "seed")
 
 
 @dataclass(frozen=True)
-class Settings(SamplingConfig):
-    """Everything /set can change; how a token is chosen comes first."""
+class Settings(ShapingConfig, SamplingConfig):
+    """Everything /set can change: how a token is chosen, what an answer looks like, and how long it is."""
 
     length: int = setting(200, "Tokens of one answer.", low=1, high=100_000)
     seed: int = setting(1, "The same lines and seed give the same text.", low=0, high=2**63 - 1)
-    stop: tuple[str, ...] = field(
-        default=(), metadata={"help": "An answer ends before this text (\\n is a line end; off: none)."}
-    )
 
 
 _FIELDS: dict[str, Field[Any]] = {item.name: item for item in fields(Settings)}
@@ -35,8 +33,12 @@ NAMES = tuple(_FIELDS)
 def changed(settings: Settings, name: str, value: str) -> Settings:
     """`settings` with one setting as typed; raises UsageError if there is none of that name or the value is wrong."""
     item = _FIELDS[canonical(name)]
-    if item.name == "stop":
-        return replace(settings, stop=_stops(value))
+    if isinstance(item.default, tuple):
+        several: dict[str, Any] = {item.name: _stops(value)}
+        return replace(settings, **several)
+    if isinstance(item.default, str):
+        text: dict[str, Any] = {item.name: "" if value == NO_STOP else value.replace("\\n", "\n")}
+        return replace(settings, **text)
     try:
         checked = check_value(item, _number(item, value))
     except UsageError as error:
@@ -59,7 +61,15 @@ def shown(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if isinstance(value, tuple):
         return " ".join(json.dumps(text, ensure_ascii=False) for text in value) or NO_STOP
+    if isinstance(value, str):
+        return value.replace("\n", "\\n") or NO_STOP
     return repr(value) if isinstance(value, int) else f"{value:.12g}"
+
+
+def notable(settings: Settings) -> tuple[str, ...]:
+    """The names of the settings that say most, and of all that differ from their defaults."""
+    default = Settings()
+    return tuple(name for name in NAMES if name in NOTABLE or getattr(settings, name) != getattr(default, name))
 
 
 def rows(settings: Settings) -> tuple[tuple[str, str, str], ...]:
@@ -68,17 +78,18 @@ def rows(settings: Settings) -> tuple[tuple[str, str, str], ...]:
 
 
 def from_mapping(values: Any) -> Settings:
-    """Settings from an untrusted JSON value; raises UsageError if it does not hold every setting, in bounds."""
-    if not isinstance(values, Mapping) or set(values) != set(_FIELDS):
+    """Settings from an untrusted JSON value, out of bounds none; those that an earlier version lacks keep their default.
+
+    Raises UsageError.
+    """
+    if not isinstance(values, Mapping) or not set(values) <= set(_FIELDS):
         raise UsageError("its settings are not those of this version")
-    stops = values["stop"]
-    if not isinstance(stops, list) or not all(isinstance(text, str) and text for text in stops):
-        raise UsageError("its stop texts are malformed")
-    for name in _FIELDS.keys() - {"stop"}:
-        if _too_large(values[name]):
+    read: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, value in read.items():
+        if _too_large(value):
             raise UsageError(f"its {name} is too large")
-        check_value(_FIELDS[name], values[name])
-    return Settings(**{**values, "stop": tuple(stops)})
+        check_value(_FIELDS[name], value)
+    return Settings(**read)
 
 
 def did_you_mean(word: str, known: Iterable[str], sign: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Texts that end a stream, found while it is being drawn.
+"""Texts and patterns that end a stream, found while it is being drawn.
 
 Works on text alone, so that a stop is found however tokens cut it. Knows nothing of tokens or models.
 """
@@ -6,8 +6,13 @@ Works on text alone, so that a stop is found however tokens cut it. Knows nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from charrnn.errors import UsageError
+from charrnn.errors import CharrnnError, UsageError
+
+CONTEXT = 200  # characters before that a pattern can look back on
+MOST_HELD = 10_000  # characters; a pattern that could begin further back than this does not hold up the text
+SEARCH_SECONDS = 1.0
 
 
 class StopFinder:
@@ -50,3 +55,50 @@ class StopFinder:
         """Length of the longest end of `text` that begins a stop."""
         lengths = range(min(self._longest - 1, len(text)), 0, -1)
         return next((n for n in lengths if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)
+
+
+class PatternFinder:
+    """As StopFinder, for a pattern: lets text through up to the first place from which it matches.
+
+    Text is looked at letter by letter, so that the result does not depend on how it is cut. The pattern may look back
+    CONTEXT characters; a match has at least one.
+    """
+
+    def __init__(self, pattern: Any) -> None:
+        """`pattern` is one of the package `regex`."""
+        self._pattern = pattern
+        self._before = self._held = ""
+
+    def push(self, piece: str) -> tuple[str, bool]:
+        """See StopFinder."""
+        shown = ""
+        for letter in piece:
+            self._held += letter
+            start, found = self._search()
+            shown += self._held[:start]
+            self._before, self._held = (self._before + self._held[:start])[-CONTEXT:], self._held[start:]
+            if found:
+                self._held = ""
+                return shown, True
+        return shown, False
+
+    def flush(self) -> str:
+        """See StopFinder."""
+        held, self._held = self._held, ""
+        return held
+
+    def _search(self) -> tuple[int, bool]:
+        """How much of what is held cannot be part of a match, and whether one begins there."""
+        text, position = self._before + self._held, len(self._before)
+        while True:
+            try:
+                match = self._pattern.search(text, position, partial=True, timeout=SEARCH_SECONDS)
+            except TimeoutError as error:
+                hint = "Write it without repetitions inside repetitions."
+                raise CharrnnError(f"--stop-regex took more than {SEARCH_SECONDS:g} s on {len(text):,} letters.", hint) from error
+            if match is None or match.start() >= len(text):
+                return len(self._held), False
+            if match.partial or match.end() > match.start():
+                late = match.partial and len(text) - match.start() > MOST_HELD
+                return (len(self._held), False) if late else (match.start() - len(self._before), not match.partial)
+            position = match.end() + 1  # an empty match says nothing

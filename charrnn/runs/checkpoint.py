@@ -54,20 +54,27 @@ def write(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, NDArray
 
     Raises WriteError or CannotCreateError (see `durable.replace`), the old file then being untouched.
     """
-    durable.replace(path, encode(metadata, tensors))
+    parts = _sealed(metadata, tensors)
+    with durable.replacing(path) as file:
+        for part in parts:
+            file.write(part)
 
 
-def encode(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> bytearray:
+def encode(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> bytes:
     """The bytes of a checkpoint file."""
+    return b"".join(_sealed(metadata, tensors))
+
+
+def _sealed(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> tuple[bytes | memoryview, ...]:
+    """A checkpoint file in parts, the checksum being one: so it is put in without another copy of all bytes."""
     from safetensors.numpy import save
 
     document = {**metadata, "format": FORMAT_VERSION, "checksum": _ZERO_CHECKSUM}
     text = json.dumps(document, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    data = bytearray(save(ordered, {"charrnn": text}))
-    start = _checksum_position(data)
-    data[start : start + 64] = hashlib.sha256(data).hexdigest().encode("ascii")
-    return data
+    data = save(ordered, {"charrnn": text})
+    start, view = _checksum_position(data), memoryview(data)
+    return view[:start], hashlib.sha256(data).hexdigest().encode("ascii"), view[start + 64 :]
 
 
 def read(path: Path) -> Checkpoint:

@@ -26,7 +26,7 @@ from charrnn.text.subword import safe_cut
 from charrnn.text.tokenizers import EOS, UNK, Tokenizer, code_points, well_formed
 
 __all__ = ["Source", "Survey", "TokenData", "documents", "find_sources", "pieces", "raw_digest", "read_text",
-           "split_position", "survey", "tokenize", "training_text"]  # fmt: skip
+           "split_position", "survey", "tokenize", "training_pieces", "training_text"]  # fmt: skip
 
 FORMAT_VERSION = 1  # of the token arrays; part of the cache's key
 GATHERED = 1 << 20  # characters counted at once
@@ -224,21 +224,31 @@ class _Part:
         self.hidden += int(np.count_nonzero(ids == UNK))  # what Tokenizer.hidden counts, without encoding twice
 
 
+def training_pieces(
+    sources: Sequence[Source], reading: ReadingConfig, survey: Survey, val_fraction: float
+) -> Iterator[tuple[int, str]]:
+    """The training part of the split, as `pieces` gives the whole: (document, piece of text), never empty."""
+    left = split_position(survey.characters, val_fraction)
+    for document, text in pieces(sources, reading):
+        if left <= 0:
+            return
+        yield document, text[:left]
+        left -= len(text)
+
+
 def training_text(
     sources: Sequence[Source], reading: ReadingConfig, survey: Survey, val_fraction: float, limit: int = SAMPLE_LIMIT
 ) -> Iterator[str]:
     """Pieces of the training part, for a tokenizer to learn from: all of it, or about `limit` characters evenly spread."""
     split = split_position(survey.characters, val_fraction)
     position = kept = 0
-    for _, text in pieces(sources, reading):
+    for _, text in training_pieces(sources, reading, survey, val_fraction):
         for start in range(0, len(text), SAMPLED):
-            piece = text[start : min(start + SAMPLED, start + split - position, len(text))]
-            if not piece:
-                return
-            position += len(piece)
-            if kept * split <= limit * (position - len(piece)):
+            piece = text[start : start + SAMPLED]
+            if kept * split <= limit * position:
                 kept += len(piece)
                 yield piece
+            position += len(piece)
 
 
 def documents(arguments: Sequence[str], reading: ReadingConfig) -> list[str]:

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +44,9 @@ class StreamDecoder(Protocol):
     def flush(self) -> str:
         """What an incomplete sequence at the end amounts to: U+FFFD or nothing."""
 
+    def copy(self) -> StreamDecoder:
+        """Another decoder that goes on from here."""
+
 
 class Tokenizer(Protocol):
     """What every tokenizer can do; immutable, and the same on every machine."""
@@ -67,6 +71,9 @@ class Tokenizer(Protocol):
 
     def stream_decoder(self) -> StreamDecoder:
         """A decoder for ids that come one by one; together its pieces are what `decode` gives."""
+
+    def pieces(self) -> list[bytes]:
+        """What each id stands for, as UTF-8 or a part of it; <pad>, <bos> and <eos> for nothing."""
 
     def unknown(self, text: str) -> list[str]:
         """The distinct characters of `text` that cannot be represented, in order of appearance."""
@@ -103,9 +110,18 @@ class CharTokenizer:
         chosen = np.fromiter(ids, np.int64)
         return self._codes[chosen[chosen >= UNK]].tobytes().decode("utf-32-le")
 
+    @cached_property
+    def letters(self) -> list[str]:
+        """What each id decodes to."""
+        return ["", "", "", REPLACEMENT, *map(chr, self.alphabet.tolist())]
+
     def stream_decoder(self) -> StreamDecoder:
         """See Tokenizer."""
         return _CharDecoder(self)
+
+    def pieces(self) -> list[bytes]:
+        """See Tokenizer."""
+        return reserved_bytes() + [chr(code).encode("utf-8") for code in self.alphabet.tolist()]
 
     def unknown(self, text: str) -> list[str]:
         """See Tokenizer."""
@@ -143,6 +159,10 @@ class BytesTokenizer:
         """See Tokenizer."""
         return _BytesDecoder(self._table)
 
+    def pieces(self) -> list[bytes]:
+        """See Tokenizer."""
+        return list(self._table)
+
     def unknown(self, text: str) -> list[str]:
         """Only lone surrogates, which are no characters at all; `encode` takes them for U+FFFD."""
         return list(dict.fromkeys(letter for letter in text if "\ud800" <= letter <= "\udfff"))
@@ -175,13 +195,16 @@ class ByteTokenizer(BytesTokenizer):
 
 class _CharDecoder:
     def __init__(self, tokenizer: CharTokenizer) -> None:
-        self._tokenizer = tokenizer
+        self._letters = tokenizer.letters
 
     def push(self, token: int) -> str:
-        return self._tokenizer.decode((token,))
+        return self._letters[token]
 
     def flush(self) -> str:
         return ""
+
+    def copy(self) -> _CharDecoder:
+        return self  # keeps nothing
 
 
 class _BytesDecoder:
@@ -194,6 +217,11 @@ class _BytesDecoder:
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
+
+    def copy(self) -> _BytesDecoder:
+        other = _BytesDecoder(self._table)
+        other._decoder.setstate(self._decoder.getstate())
+        return other
 
 
 def load(kind: str, tensors: Mapping[str, NDArray[Any]]) -> Tokenizer:

@@ -22,14 +22,14 @@ import charrnn
 from charrnn import durable
 from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
 from charrnn.errors import CheckpointError, CorpusError, UsageError
-from charrnn.runs import checkpoint, registry
+from charrnn.runs import checkpoint, copies, registry
 from charrnn.runs import model as runs
 from charrnn.text import corpus as texts
 from charrnn.text import tokenizers
 from charrnn.text.corpus import Source, Survey, TokenData
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
-from charrnn.training import recipe
+from charrnn.training import index, recipe
 from charrnn.training.deadline import FLAT, Deadline
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.learner import Learner
@@ -82,15 +82,19 @@ def run(
     device = machine.prepare(training.device, training.threads)
     material, notes = _read(corpus, asked, training.val_fraction)
     _check_validation(material.data, training.val_fraction)
+    # Hashed before the plan, which reckons with the time that is gone.
+    grams, more = index.hashed(material.sources, material.reading, material.survey, training.val_fraction)
     plan = _plan(asked, material, device, bound, started_at)
     folder = registry.create(name, name or material.survey.name, root)
     try:
         with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
+            index.keep(folder, material.survey, material.data, grams)
+            del grams  # four bytes for each character, for which training has a better use
             run = _new_run(folder, material, plan, device, started_at, stop)
             run.asked = frozenset(asked)
             if plan.minutes is not None and plan.training.schedule in FLAT:
                 run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes, most=plan.most_steps)
-            yield from _events(run, material, (*notes, *plan.notes))
+            yield from _events(run, material, (*notes, *more, *plan.notes))
     finally:
         _remove_if_unused(folder)
 
@@ -128,6 +132,7 @@ def resume(
         model.provenance["settings"] = {**(settings if isinstance(settings, dict) else {}), **asdict(training)}
         learner = Learner(model.config, training, material.data.train, device)
         learner.restore(content.tensors, saved)
+        index.renew(folder, material.sources, material.reading, material.survey, material.data, training.val_fraction)
         durable.truncate(folder / METRICS_FILE, int(saved["metrics_bytes"]))
         about = {"name": model.name, "start": list(model.start), "provenance": model.provenance}
         run = Run(learner, model.tokenizer, _held(material, training), folder, about, _resume_facts(material), started_at, stop)
@@ -326,6 +331,6 @@ def _remove_if_unused(folder: Path) -> None:
     if any((folder / name).exists() for name in (runs.MODEL_FILE, runs.LAST_FILE)):
         return
     with contextlib.suppress(OSError):
-        for name in (METRICS_FILE, LOCK_FILE):
+        for name in (METRICS_FILE, LOCK_FILE, copies.INDEX_FILE):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
