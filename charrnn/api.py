@@ -17,6 +17,7 @@ from charrnn.runs import model as runs
 from charrnn.runs.model import Model
 
 if TYPE_CHECKING:
+    from charrnn.text.ngrams import Copies
     from charrnn.training.events import Event
 
 
@@ -24,10 +25,10 @@ class TextModel:
     """A trained model, ready to write. `model` holds its parts; `engine` computes it."""
 
     def __init__(self, model: Model) -> None:
-        from charrnn.decoding.engine import Engine
+        from charrnn.decoding import engine as engines
 
         self.model = model
-        self.engine = Engine(model.config, model.weights)
+        self.engine = engines.of(model)
 
     def stream(
         self, prompt: str = "", *, length: int | None = 500, seed: int | None = None, stop: Sequence[str] = (), **sampling: Any
@@ -35,29 +36,37 @@ class TextModel:
         """Yield the pieces of a text that follows `prompt` (which is not repeated), as they are drawn.
 
         `length` counts tokens (None: without end); the same `seed` gives the same text; `sampling` are the fields of
-        SamplingConfig (temp, top_k, top_p, min_p, repetition_penalty). Raises UsageError for values out of bounds.
+        SamplingConfig (temp, top_k, ban, ...) and ShapingConfig (lines, acrostic, regex, ...). Raises UsageError for values
+        out of bounds, CharrnnError where no text of that shape is found.
         """
-        from charrnn.decoding import generate
+        from charrnn.decoding import generate, healing
 
-        settings = from_mapping(SamplingConfig, sampling, "stream()")
+        shapes = {item.name for item in fields(ShapingConfig)}
+        settings = from_mapping(SamplingConfig, {k: v for k, v in sampling.items() if k not in shapes}, "stream()")
+        shape = from_mapping(
+            ShapingConfig, {"stop": tuple(stop)} | {k: v for k, v in sampling.items() if k in shapes}, "stream()"
+        )
         if not isinstance(prompt, str):
             raise UsageError(f"the prompt is {prompt!r}; expected a str.", 'Give stream("Shall I").')
         if length is not None and (not isinstance(length, int) or length < 0):
             raise UsageError(f"length is {length!r}; expected a whole number at least 0, or None.", "Give length=500.")
         if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
             raise UsageError(f"seed is {seed!r}; expected a whole number from 0 to 2**63 - 1.", "Give seed=1.")
-        ids = [*self.model.start, *(int(i) for i in self.model.tokenizer.encode(prompt))]
-        prefix = generate.prime(self.engine, ids)
+        opening = healing.opening(self.engine, self.model.tokenizer, self.model.start, prompt)
         seed = secrets.randbits(32) if seed is None else seed
-        recent = ids[len(self.model.start) :]
         tokens = generate.stream(
-            self.engine, self.model.tokenizer, prefix, settings, seed=seed, length=length,
-            shaping=ShapingConfig(stop=tuple(stop)), recent=recent,
+            self.engine, self.model.tokenizer, opening.prefix, settings, seed=seed, length=length, shaping=shape,
+            recent=opening.recent, shown=prompt, pending=opening.pending, copies=self._copies(shape.max_copy),
             at_eos="newline" if self.model.knows_ends else "never",
         )  # fmt: skip
         for token in tokens:
             if token.text:
                 yield token.text
+
+    def _copies(self, longest: int) -> Copies | None:
+        from charrnn.runs import copies
+
+        return copies.watch(self.model, longest) if longest else None
 
     def generate(self, prompt: str = "", **options: Any) -> str:
         """The whole text that `stream` would yield; the length must be finite."""

@@ -31,6 +31,7 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("CHARRNN_CACHE", str(home / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CHARRNN_KERNEL", "off")  # what the compiled kernel does is tested beside what it stands in for
 
 
 @pytest.fixture(autouse=True)

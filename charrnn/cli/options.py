@@ -25,7 +25,7 @@ LONGEST = 10**12  # tokens of a --length that is not inf
 LARGEST_FILE = 1 << 20  # bytes of a --config
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
-NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output", "stops"}
+NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output", "stop", "bias"}
 OTHER_OPTIONS = {"length", "prompt", "name", "checkpoints"}  # of some commands; a file may hold them for all
 
 
@@ -43,8 +43,17 @@ class BoundConfig:
 class DrawConfig:
     """What `sample` draws, apart from how a token is chosen."""
 
-    num: int = config.setting(1, "Texts to write, one after the other.", low=1, high=1_000_000)
+    num: int = config.setting(1, "Texts to write; they are drawn together.", low=1, high=1_000_000)
     seed: int = config.setting(0, "Same seed, same text.", low=0, high=2**63 - 1, automatic="a new one each time")
+    best_of: int = config.setting(
+        1, "Draw so many for each text, and write the one with the fewest bits per character.", low=1, high=10_000
+    )
+    beam: int = config.setting(
+        0, "Search for the likeliest text with a beam of this width, instead of drawing (0: draw).", low=0, high=1000
+    )
+    length_penalty: float = config.setting(
+        0.6, "With --beam, how much longer texts are made up for: 0 not at all, 1 completely.", low=0, high=10
+    )
 
 
 class SettingType(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only, before click 8.5
@@ -113,12 +122,23 @@ def _origin(param: click.Parameter | None, ctx: click.Context | None) -> str:
 def setting_option(item: Field[Any], panel: str) -> Decorator[Any]:
     """The option of one settings field."""
     flag, variable = item.name.replace("_", "-"), f"CHARRNN_{item.name.upper()}"
+    if isinstance(item.default, tuple):
+        return _repeated_option(item, panel)
     help_text, default = item.metadata["help"], item.metadata["automatic"] or _default_text(item)
     shared: dict[str, Any] = {"default": None, "envvar": variable, "show_default": default or False, "panel": panel}
     if isinstance(item.default, bool):
         return rich_click.option(f"--{flag}/--no-{flag}", item.name, help=help_text, **shared)
     kind = SettingType(item)
     return rich_click.option(f"--{flag}", item.name, type=kind, metavar=kind.name, help=help_text, **shared)
+
+
+def _repeated_option(item: Field[Any], panel: str) -> Decorator[Any]:
+    """The option of a field of several texts: given once for each, by flag alone; None if it was not given."""
+    return rich_click.option(
+        f"--{item.name.replace('_', '-')}", item.name, multiple=True, metavar="TEXT", panel=panel,
+        help=f"{item.metadata['help']} May be given again.",
+        callback=lambda context, parameter, values: config.check_value(item, tuple(values)) if values else None,
+    )  # fmt: skip
 
 
 def _default_text(item: Field[Any]) -> str:
@@ -255,6 +275,6 @@ def _from_file(path: Path, key: str, value: Any, option: click.Parameter, contex
 def _every_setting() -> set[str]:
     kinds = (
         config.ReadingConfig, config.TokenizerConfig, config.ModelConfig, config.TrainingConfig, config.SamplingConfig,
-        config.PresetConfig, BoundConfig, DrawConfig,
+        config.ShapingConfig, config.PresetConfig, BoundConfig, DrawConfig,
     )  # fmt: skip
     return OTHER_OPTIONS | {item.name for kind in kinds for item in fields(kind)}

@@ -21,8 +21,8 @@ import rich_click
 
 from charrnn.cli import console, loading, options
 from charrnn.cli.runs import shape_text
+from charrnn.config import SamplingConfig, ShapingConfig
 from charrnn.decoding.settings import Settings
-from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
     from charrnn.decoding.events import Output
@@ -40,17 +40,14 @@ HOW_TO_LEAVE = "Ctrl-D or /bye leaves."
     [
         options.run_argument(required=False),
         *options.settings(Settings, "Text", only=["length"]),
-        rich_click.option(
-            "--stop", "stops", multiple=True, metavar="TEXT", panel="Text",
-            help="End an answer before this text; may be given again.",
-        ),
         *options.settings(options.DrawConfig, "Text", only=["seed"]),
-        *options.settings(Settings, "Choice of the next token", without=["length", "seed", "stop"]),
+        *options.settings(ShapingConfig, "Shape of an answer"),
+        *options.settings(SamplingConfig, "Choice of the next token, in this order"),
         options.checkpoints_option(),
         options.config_option(),
     ]
 )  # fmt: skip
-def repl(run: str | None, stops: tuple[str, ...], checkpoints: Path, **values: Any) -> None:
+def repl(run: str | None, checkpoints: Path, **values: Any) -> None:
     """Write together with a model: type a line, and it goes on from there.
 
     An empty line lets it go on, Ctrl-C stops it, /help shows the commands, Ctrl-D leaves. The same lines with the same
@@ -61,7 +58,7 @@ def repl(run: str | None, stops: tuple[str, ...], checkpoints: Path, **values: A
     charrnn repl poems --temp 0.6 --length 80
     echo "Shall I" | charrnn repl poems
     """
-    settings = _settings(stops, values)
+    settings = _settings(values)
     from dataclasses import asdict
 
     from charrnn.decoding import engine as engines
@@ -78,28 +75,29 @@ def repl(run: str | None, stops: tuple[str, ...], checkpoints: Path, **values: A
             _filter(session, _lines())
 
 
-def _settings(stops: tuple[str, ...], values: dict[str, Any]) -> Settings:
-    if any(not stop for stop in stops):
-        raise UsageError("--stop is empty; expected some text.", "Leave it out, or give --stop TEXT.")
+def _settings(values: dict[str, Any]) -> Settings:
     asked = options.asked(values, Settings)
     if "seed" not in asked:
         import secrets
 
         asked["seed"] = secrets.randbelow(2**32)
-    return Settings(**asked, stop=stops)
+    return Settings(**asked)
 
 
 def _partner(model: Model) -> Partner:
     from dataclasses import asdict
 
-    from charrnn.decoding.engine import Engine
+    from charrnn.decoding import engine as engines
     from charrnn.decoding.tree import Partner
+    from charrnn.runs import copies
 
     card = [("file", console.shown_path(model.path)), ("network", shape_text(asdict(model.config)))]
     card.append(("parameters", f"{sum(array.size for array in model.weights.values()):,}"))
-    engine = Engine(model.config, model.weights)
     at_eos: AtEos = "newline" if model.knows_ends else "never"
-    return Partner(engine, model.tokenizer, model.start, model.name, model.digest, at_eos, tuple(card))
+    return Partner(
+        engines.of(model), model.tokenizer, model.start, model.name, model.digest, at_eos, tuple(card),
+        watch=lambda longest: copies.watch(model, longest),
+    )  # fmt: skip
 
 
 def _lines() -> Iterator[str]:

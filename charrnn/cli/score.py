@@ -70,7 +70,7 @@ def _costs(model: Model, text: str) -> tuple[NDArray[np.int64], NDArray[np.float
     from charrnn.decoding import generate
 
     with engines.single_thread():
-        engine = engines.Engine(model.config, model.weights)
+        engine = engines.of(model)
         ids = model.tokenizer.encode(text)
         return ids, -generate.logprobs(engine, ids, generate.prime(engine, list(model.start)))
 

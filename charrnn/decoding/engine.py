@@ -19,17 +19,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig, weight_shapes
-from charrnn.decoding import sampling
+from charrnn.decoding import kernel, sampling
 from charrnn.decoding.cells import Cell, arranged, input_bias, make_cell
 from charrnn.decoding.compiled import CompiledDraw, CompiledNet, Drawn
 from charrnn.decoding.kernel import Library
 from charrnn.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from charrnn.runs.model import Model
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -288,6 +291,11 @@ class _Input:
                 del self._kept[next(iter(self._kept))]  # the oldest
             row = self._kept[token] = self._folded(token)
         return row
+
+
+def of(model: Model, *, narrow: bool = False) -> Engine:
+    """The engine of a trained model, with the compiled kernel if there is one; asked to be `narrow` it waits for one."""
+    return Engine(model.config, model.weights, kernel=kernel.make() if narrow else kernel.find(), narrow=narrow)
 
 
 @contextlib.contextmanager

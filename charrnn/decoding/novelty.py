@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import SamplingConfig
+from charrnn.decoding import engine as engines
 from charrnn.decoding import generate
-from charrnn.decoding.engine import Engine
 from charrnn.runs.model import Model
 from charrnn.text.ngrams import BOUNDARY, Copies, Grams
 from charrnn.text.tokenizers import EOS, code_points
@@ -28,7 +28,7 @@ Shares = dict[int, float | None]  # by size, from 0 to 1; None where the text ha
 
 def draw(model: Model) -> list[str]:
     """10,000 characters from `model`, from where it starts, at the default settings: the documents they make, in order."""
-    engine = Engine(model.config, model.weights)
+    engine = engines.of(model)
     prefix = generate.prime(engine, list(model.start))
     documents, left = [[""] for _ in range(STREAMS)], [CHARACTERS] * STREAMS
     tokens = generate.draw_many(

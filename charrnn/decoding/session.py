@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from charrnn import durable
-from charrnn.decoding import generate, memory
+from charrnn.decoding import generate, healing, memory
 from charrnn.decoding import settings as all_settings
+from charrnn.decoding.course import RECENT, REMEMBERED, Copies
 from charrnn.decoding.events import Ended, Listing, Notice, Output, Problem, Text, Typed
 from charrnn.decoding.generate import Prefix, Token
 from charrnn.decoding.settings import Settings, did_you_mean
@@ -57,6 +58,7 @@ class Session:
         self.settings = settings or Settings()
         self.tree = Tree(partner)
         self._cancelled = False
+        self._watched: Copies | None = None
         self._own_files: set[Path] = set()  # what this session wrote, and may write again
 
     @property
@@ -116,11 +118,36 @@ class Session:
         return len(answer.ids) >= self.settings.length or answer.document_ended
 
     def _stream(self, prefix: Prefix, base: int, attempt: int) -> Iterator[Token]:
-        """Tokens without end: who listens counts them, so that the last is never half a character or half a stop."""
+        """Tokens without end: who listens counts them, so that the last is never half a character or half a stop.
+
+        Only where a pattern has to be met in time does the stream itself know how long an answer may be.
+        """
+        settings = self.settings
+        prefix, pending = self._healed(prefix, base)
         return generate.stream(
-            self.partner.engine, self.partner.tokenizer, prefix, self.settings, seed=self.settings.seed, attempt=attempt,
-            length=None, at_eos=self.partner.at_eos, shaping=self.settings, recent=self.tree.recent(base, generate.RECENT),
+            self.partner.engine, self.partner.tokenizer, prefix, settings, seed=settings.seed, attempt=attempt,
+            length=settings.length if settings.regex else None, at_eos=self.partner.at_eos, shaping=settings, pending=pending,
+            recent=self.tree.recent(base, REMEMBERED if settings.no_repeat_ngram else RECENT), copies=self._copies(),
         )  # fmt: skip
+
+    def _healed(self, prefix: Prefix, base: int) -> tuple[Prefix, str]:
+        """What comes before the pieces of your line that the answer may still change, and their text; see healing.py."""
+        node, partner = self.tree.nodes[base], self.partner
+        stable = healing.stable(partner.tokenizer, node.text) if node.kind == "you" else len(node.text)
+        if stable == len(node.text):
+            return prefix, ""
+        before = self.tree.prefix(node.parent)
+        assert before is not None
+        return generate.prime(partner.engine, partner.tokenizer.encode(node.text[:stable]), before), node.text[stable:]
+
+    def _copies(self) -> Copies | None:
+        """What --max-copy watches with; loaded when first wanted."""
+        longest = self.settings.max_copy
+        if not longest or self.partner.watch is None:
+            return None
+        if self._watched is None or self._watched.longest != longest:
+            self._watched = self.partner.watch(longest)
+        return self._watched
 
     def _keep(self, answer: _Answer, attempt: int) -> None:
         """Make a node of what was shown; text held back (half a character, the beginning of a stop) is not part of it.

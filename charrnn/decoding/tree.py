@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from charrnn.decoding import generate
+from charrnn.decoding.course import Copies
 from charrnn.decoding.engine import Stepper
 from charrnn.decoding.generate import Prefix
 from charrnn.text.tokenizers import EOS, Tokenizer
@@ -24,7 +25,8 @@ PRIME_AT_ONCE = 256  # token ids between two looks at the cancel flag, about 30 
 class Partner:
     """The model that writes with you: how to step it, its units of text, and what /show tells of it (`card`).
 
-    `start` are the ids every text begins after; `digest` tells models apart in saved files.
+    `start` are the ids every text begins after; `digest` tells models apart in saved files; `watch` gives what tells runs
+    of more characters than a number from the training text, or raises CharrnnError.
     """
 
     engine: Stepper
@@ -34,6 +36,7 @@ class Partner:
     digest: str
     at_eos: generate.AtEos
     card: tuple[tuple[str, str], ...] = ()
+    watch: Callable[[int], Copies] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from charrnn.errors import CheckpointError
+from charrnn.errors import CheckpointError, UsageError
 from charrnn.runs import checkpoint
 from charrnn.runs.model import Model
-from charrnn.text.ngrams import GRAM, Grams
+from charrnn.text.ngrams import GRAM, LEAST, Copies, Grams
 
 INDEX_FILE = "ngrams.safetensors"
 KIND = "ngrams"
@@ -76,3 +76,10 @@ def _read(path: Path, about: Mapping[str, Any]) -> Grams:
         message = f"{str(path)!r} holds {grams.dtype} {grams.shape}; expected at least {least:,} uint32 hashes in a row."
         raise CheckpointError(message, AGAIN)
     return grams
+
+
+def watch(model: Model, longest: int) -> Copies:
+    """What tells runs of more than `longest` characters of `model`'s training text; raises as `load`, and UsageError."""
+    if longest < LEAST:
+        raise UsageError(f"--max-copy is {longest}; expected at least {LEAST}.", f"Give --max-copy {LEAST}.")
+    return Copies(load(model), longest)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from charrnn import durable
 from charrnn.config import SamplingConfig
-from charrnn.decoding import generate
+from charrnn.decoding import generate, kernel
 from charrnn.decoding.engine import Engine
 from charrnn.errors import CharrnnError
 from charrnn.models.language import export_weights
@@ -183,7 +183,7 @@ class Run:
         return Report(nats, len(tokens) - 1, correct, held.characters, held.utf8_bytes, held.hidden)
 
     def _sample(self) -> str:
-        engine = Engine(self.learner.model_config, export_weights(self.learner.average))
+        engine = Engine(self.learner.model_config, export_weights(self.learner.average), kernel=kernel.find())
         prefix = generate.prime(engine, self.about["start"])
         settings, seed = SamplingConfig(), self.learner.training.seed
         at_eos: generate.AtEos = "newline" if self.about["start"] == [EOS] else "never"

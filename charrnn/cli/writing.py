@@ -1,0 +1,197 @@
+"""What `sample` writes, in the order in which it writes it: one text as it is drawn, many drawn together, or the best.
+
+Imported once it is clear what is asked for; imports NumPy, neither torch nor Rich.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from charrnn.cli import console
+from charrnn.cli.main import Terminated
+from charrnn.decoding import beam, generate, healing
+from charrnn.decoding import engine as engines
+from charrnn.decoding.course import Drawing
+from charrnn.decoding.engine import Engine
+from charrnn.decoding.healing import Opening
+from charrnn.decoding.voice import Token
+from charrnn.runs.model import Model
+from charrnn.text.ngrams import Copies
+
+if TYPE_CHECKING:
+    from charrnn.cli.sample import Plan
+
+SEPARATOR = "---"
+TOGETHER = 64  # streams of one batch
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text without its prompt; `stream` is the number that, with the seed, draws it again, or its place in the beam."""
+
+    text: str
+    stream: int
+    tokens: int
+    nats: float  # minus the log-probability
+
+    @property
+    def bits_per_character(self) -> float:
+        """The model's own surprise; an empty text has said nothing, which is no achievement."""
+        return self.nats / math.log(2) / len(self.text) if self.text else math.inf
+
+
+@dataclass(frozen=True)
+class Desk:
+    """A model that has read the prompt, and what it is to write."""
+
+    model: Model
+    engine: Engine
+    opening: Opening
+    plan: Plan
+    copies: Copies | None
+
+    @property
+    def at_eos(self) -> generate.AtEos:
+        """What the end of a document does."""
+        if not self.model.knows_ends:
+            return "never"
+        return "end" if self.plan.until_end else "newline"
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """What one stream and many have in common."""
+        return {
+            "seed": self.plan.seed, "length": self.plan.length, "at_eos": self.at_eos, "shaping": self.plan.shaping,
+            "recent": self.opening.recent, "shown": self.opening.shown, "pending": self.opening.pending, "copies": self.copies,
+        }  # fmt: skip
+
+
+def write(model: Model, plan: Plan, out: console.Output, as_json: bool) -> None:
+    """Write all texts that `plan` asks of `model`; raises CharrnnError."""
+    copies = None
+    if plan.shaping.max_copy:
+        from charrnn.runs import copies as indexes
+
+        copies = indexes.watch(model, plan.shaping.max_copy)
+    with engines.single_thread():
+        engine = engines.of(model, narrow=plan.narrow)
+        if plan.narrow and engine.kernel is None:
+            console.note("--int8 needs a C compiler (cc); there is none, so the weights are used as they are")
+        opening = healing.opening(engine, model.tokenizer, model.start, plan.prompt)
+        desk = Desk(model, engine, opening, plan, copies)
+        if as_json:
+            for written in _texts(desk):
+                out.write(json.dumps(_record(desk, written), ensure_ascii=False) + "\n")
+        elif plan.num == 1 and plan.best_of == 1 and not plan.beam:
+            _stream(desk, out)
+        else:
+            _one_after_the_other(desk, out)
+
+
+def _stream(desk: Desk, out: console.Output) -> None:
+    """One text, shown while it is drawn."""
+    out.write(desk.plan.prompt)
+    pieces = []
+    with _whole_line(out):
+        for token in _tokens(desk, 0):
+            out.write(token.text)
+            if "\n" in token.text:
+                pieces.append(token.text)
+    _tell_missing_lines(desk, "".join(pieces))
+
+
+def _one_after_the_other(desk: Desk, out: console.Output) -> None:
+    for number, written in enumerate(_texts(desk)):
+        if number:
+            out.write(SEPARATOR + "\n")
+        with _whole_line(out):
+            out.write(desk.plan.prompt + written.text)
+        _tell_missing_lines(desk, written.text)
+
+
+def _texts(desk: Desk) -> Iterator[Written]:
+    plan = desk.plan
+    if plan.beam:
+        yield from _found(desk)
+    elif plan.best_of > 1:
+        for number in range(plan.num):
+            drawn = _drawn(desk, number * plan.best_of, plan.best_of)
+            yield min(drawn, key=lambda written: written.bits_per_character)
+    elif plan.num == 1:
+        yield _written(0, list(_tokens(desk, 0)))
+    else:
+        yield from _drawn(desk, 0, plan.num)
+
+
+def _found(desk: Desk) -> Iterator[Written]:
+    plan, kernel = desk.plan, desk.engine.kernel
+    drawing = Drawing(desk.model.tokenizer, plan.settings, plan.shaping, desk.at_eos, desk.copies, kernel)
+    assert plan.length is not None
+    found = beam.search(
+        desk.engine, drawing, desk.opening, width=plan.beam, length=plan.length, alpha=plan.length_penalty
+    )  # fmt: skip
+    for place, one in enumerate(found[: plan.num]):
+        yield Written(one.text, place, one.tokens, -one.logprob)
+
+
+def _drawn(desk: Desk, first: int, count: int) -> Iterator[Written]:
+    """The streams from `first` on, drawn together as many as go well together."""
+    for start in range(first, first + count, TOGETHER):
+        some = min(TOGETHER, first + count - start)
+        tokens: dict[int, list[Token]] = {index: [] for index in range(start, start + some)}
+        for index, token in generate.draw_many(
+            desk.engine, desk.model.tokenizer, desk.opening.prefix, desk.plan.settings, count=some, first=start, **desk.wishes
+        ):  # fmt: skip
+            tokens[index].append(token._replace(prefix=desk.opening.prefix))  # its own would keep the whole batch's states
+        yield from (_written(index, mine) for index, mine in tokens.items())
+
+
+def _tokens(desk: Desk, index: int) -> Iterator[Token]:
+    return generate.stream(
+        desk.engine, desk.model.tokenizer, desk.opening.prefix, desk.plan.settings, stream_index=index, **desk.wishes
+    )
+
+
+def _written(index: int, tokens: list[Token]) -> Written:
+    nats = -sum(token.logprob for token in tokens)
+    return Written("".join(token.text for token in tokens), index, len(tokens), nats)
+
+
+def _record(desk: Desk, written: Written) -> dict[str, Any]:
+    plan = desk.plan
+    chosen = {"best_of": plan.best_of, "beam": plan.beam, "length_penalty": plan.length_penalty, "int8": plan.narrow}
+    return {
+        "text": written.text,
+        "prompt": plan.prompt,
+        "seed": plan.seed,
+        "stream": written.stream,
+        "tokens": written.tokens,
+        "bits_per_character": written.bits_per_character if written.text else None,
+        "settings": asdict(plan.settings) | asdict(plan.shaping) | {"length": plan.length} | chosen,
+        "run": desk.model.name,
+        "model": desk.model.digest,
+    }
+
+
+def _tell_missing_lines(desk: Desk, text: str) -> None:
+    """Say so if the length ended a text before it had all the lines that were asked for."""
+    plan = desk.plan
+    wanted, found = len(plan.shaping.acrostic) or plan.shaping.lines, text.count("\n") + 1
+    if found < wanted:
+        console.note(f"{found} of {wanted} lines: {plan.length:,} tokens were not enough; give more --length")
+
+
+@contextmanager
+def _whole_line(out: console.Output) -> Iterator[None]:
+    """What is written inside ends with a whole line, whatever ends it."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        out.end_line()
+        raise
+    out.end_line()
