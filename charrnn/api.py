@@ -42,10 +42,10 @@ class TextModel:
         from charrnn.decoding import generate, healing
 
         shapes = {item.name for item in fields(ShapingConfig)}
-        settings = from_mapping(SamplingConfig, {k: v for k, v in sampling.items() if k not in shapes}, "stream()")
-        shape = from_mapping(
-            ShapingConfig, {"stop": tuple(stop)} | {k: v for k, v in sampling.items() if k in shapes}, "stream()"
-        )
+        asked = {name: tuple(value) if isinstance(value, list) else value for name, value in sampling.items()}
+        settings = from_mapping(SamplingConfig, {k: v for k, v in asked.items() if k not in shapes}, "stream()")
+        stops = {"stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+        shape = from_mapping(ShapingConfig, stops | {k: v for k, v in asked.items() if k in shapes}, "stream()")
         if not isinstance(prompt, str):
             raise UsageError(f"the prompt is {prompt!r}; expected a str.", 'Give stream("Shall I").')
         if length is not None and (not isinstance(length, int) or length < 0):

@@ -232,10 +232,12 @@ def check_value(item: Field[Any], value: Any) -> Any:
     """Return `value` if field `item` allows it (nan never is); raise UsageError that says what is allowed."""
     name, choices = "--" + item.name.replace("_", "-"), item.metadata["choices"]
     if isinstance(item.default, tuple):
-        wrong, allowed = not (isinstance(value, tuple) and all(isinstance(part, str) and part for part in value)), "some text"
-    elif isinstance(item.default, (bool, str)):
-        wrong = not isinstance(value, type(item.default)) or (choices and value not in choices)
-        allowed = f"one of {', '.join(choices)}" if choices else type(item.default).__name__
+        wrong, allowed = not (isinstance(value, tuple) and all(part and _is_text(part) for part in value)), "some text"
+    elif isinstance(item.default, str):
+        wrong = not _is_text(value) or (choices and value not in choices)
+        allowed = f"one of {', '.join(choices)}" if choices else "text"
+    elif isinstance(item.default, bool):
+        wrong, allowed = not isinstance(value, bool), "bool"
     else:
         wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not _inside(value, item.metadata["bounds"])
         wrong = wrong or (isinstance(item.default, int) and not isinstance(value, int))
@@ -244,6 +246,11 @@ def check_value(item: Field[Any], value: Any) -> Any:
     if wrong:
         raise UsageError(f"{name} is {value!r}; expected {allowed}.", f"Give {name} {allowed}.")
     return value
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a string without halves of surrogate pairs, which is how bytes that are no UTF-8 arrive."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _inside(value: float, bounds: tuple[float, float, bool, bool]) -> bool:

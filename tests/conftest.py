@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from charrnn.decoding import kernel
+from charrnn.decoding.kernel import Library
+
+os.environ["CHARRNN_KERNEL"] = "off"  # what the compiled kernel does is tested beside what it stands in for
 settings.register_profile("charrnn", deadline=None)
 settings.load_profile("charrnn")
 
@@ -31,7 +35,7 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("CHARRNN_CACHE", str(home / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("CHARRNN_KERNEL", "off")  # what the compiled kernel does is tested beside what it stands in for
+    monkeypatch.setenv("CHARRNN_KERNEL", "off")
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +44,19 @@ def _normal_denormals() -> Iterator[None]:
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """The compiled kernel, made once for all tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CHARRNN_KERNEL")
+        patch.setenv("CHARRNN_CACHE", str(tmp_path_factory.mktemp("compiled")))
+        made = kernel.make()
+    if not kernel._compiler() or sys.maxsize < 2**32:
+        pytest.skip("no C compiler for 64 bits here; NumPy does all the work")
+    assert made is not None
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import itertools
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,24 +19,36 @@ from hypothesis import strategies as st
 
 from charrnn.config import ModelConfig, SamplingConfig, ShapingConfig, weight_shapes
 from charrnn.decoding import generate, sampling
+from charrnn.decoding import kernel as kernel_module
 from charrnn.decoding.engine import Engine, Ids, State
-from charrnn.decoding.generate import Prefix, Token, draw_many, logprobs, prime, stream
+from charrnn.decoding.generate import AtEos, Prefix, Token, draw_many, logprobs, prime, stream
+from charrnn.decoding.kernel import Library
 from charrnn.decoding.sampling import choose, forbid, uniform
 from charrnn.decoding.stops import StopFinder
-from charrnn.errors import UsageError
+from charrnn.errors import CharrnnError, UsageError
 from charrnn.text.tokenizers import BOS, EOS, PAD, UNK, ByteTokenizer, CharTokenizer
 
 LETTERS = CharTokenizer(np.array([ord(letter) for letter in "abcde"], np.uint32))
 SETTINGS = SamplingConfig(temp=0.9)
 
 
-def make_engine(vocab_size: int, cell: str = "lstm", eos: float = -30.0) -> Engine:
-    """A random net whose <eos> is as likely as its bias `eos` says."""
+def make_engine(
+    vocab_size: int, cell: str = "lstm", eos: float = -30.0, kernel: Library | None = None, size: float = 0.6
+) -> Engine:
+    """A random net whose <eos> is as likely as its bias `eos` says; with weights of 0.6 it never does the same for long."""
     config = ModelConfig(cell=cell, vocab_size=vocab_size, hidden_size=16, embedding_size=8, layers=2)
     generator = np.random.default_rng(5)
-    weights = {name: generator.normal(0, 0.6, shape).astype(np.float32) for name, shape in weight_shapes(config).items()}
+    weights = {name: generator.normal(0, size, shape).astype(np.float32) for name, shape in weight_shapes(config).items()}
     weights["output.bias"][EOS] += eos
-    return Engine(config, weights)
+    return Engine(config, weights, kernel=kernel)
+
+
+KINDS = ["numpy", "compiled"]
+
+
+def kernel_of(kind: str, request: pytest.FixtureRequest) -> Library | None:
+    library: Library | None = request.getfixturevalue("library") if kind == "compiled" else None
+    return library
 
 
 ENGINE = make_engine(LETTERS.vocab_size)
@@ -102,6 +116,84 @@ def test_a_stream_is_its_definition() -> None:
         assert token.logprob == pytest.approx(float(np.log(odds[expected] / odds.sum())))
         prefix = prime(ENGINE, [token.id], prefix)
     assert prefix.position == PREFIX.position + 200
+
+
+class OneByOne:
+    """An engine of which nobody knows that it can do more than one step: each token is drawn by itself."""
+
+    def __init__(self, engine: Engine, kernel: Library | None = None) -> None:
+        self.begin, self.step, self.gather, self.vocab_size = engine.begin, engine.step, engine.gather, engine.vocab_size
+        self.kernel = kernel
+
+
+def shown(tokens: Iterable[Token]) -> list[tuple[int, str, int]]:
+    return [(token.id, token.text, token.prefix.position) for token in tokens]
+
+
+WAYS_TO_END: list[tuple[AtEos, float]] = [("end", -1.5), ("newline", 0.0), ("never", 1.0), ("end", -30.0)]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 5, 13, 30, 100])
+@pytest.mark.parametrize(("at_eos", "eos"), WAYS_TO_END)
+@pytest.mark.parametrize("stops", [(), ("db", "cde"), ("\n",)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_drawn_ahead_is_what_is_drawn_one_by_one(
+    kind: str, stops: tuple[str, ...], at_eos: AtEos, eos: float, length: int, request: pytest.FixtureRequest
+) -> None:
+    kernel = kernel_of(kind, request)
+    engine = make_engine(LETTERS.vocab_size, eos=eos, kernel=kernel)
+    prefix = prime(engine, [BOS, 5, 6])
+    ends = set()
+    for seed in range(3):
+        options: dict[str, Any] = {"seed": seed, "length": length, "at_eos": at_eos, "shaping": ShapingConfig(stop=stops)}
+        ahead = list(stream(engine, LETTERS, prefix, SETTINGS, **options))
+        for other in (OneByOne(engine, kernel), OneByOne(engine)):  # drawn compiled, too, and by NumPy
+            alone = list(stream(other, LETTERS, prefix, SETTINGS, **options))
+            assert shown(ahead) == shown(alone)
+            for mine, theirs in zip(ahead, alone, strict=True):
+                assert mine.logprob == pytest.approx(theirs.logprob, abs=1e-6)
+                assert same(mine.prefix, theirs.prefix)
+        ends.add(len(ahead))
+    assert max(ends) <= length
+    if length == 100 and (eos == -1.5 or "db" in stops):
+        assert max(ends) < length
+
+
+@pytest.mark.parametrize("temp", [0.0, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_compiled_or_not_it_is_the_same_text(cell: str, temp: float, library: Library) -> None:
+    """No draw of these comes closer than 1e-5 to a boundary; a net with larger weights would make much of little."""
+    plain, fast = (make_engine(LETTERS.vocab_size, cell, kernel=kernel, size=0.25) for kernel in (None, library))
+    settings, options = SamplingConfig(temp=temp), {"seed": 11, "length": 300, "at_eos": "newline", "stream_index": 3}
+    mine = list(stream(fast, LETTERS, prime(fast, [BOS]), settings, **options))  # type: ignore[arg-type]
+    theirs = list(stream(plain, LETTERS, prime(plain, [BOS]), settings, **options))  # type: ignore[arg-type]
+    assert shown(mine) == shown(theirs)
+    np.testing.assert_allclose([token.logprob for token in mine], [token.logprob for token in theirs], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_before_a_spoilt_score_come_before_its_error(kind: str, together: bool, request: pytest.FixtureRequest) -> None:
+    """A net that doubles what it holds at each step is infinite after 120, in the middle of what is drawn ahead."""
+    config = ModelConfig(cell="rnn", nonlinearity="relu", vocab_size=LETTERS.vocab_size, hidden_size=3, embedding="onehot")
+    weights = {name: np.zeros(shape, np.float32) for name, shape in weight_shapes(config).items()}
+    weights["layers.0.weight_hh"] += 2 * np.eye(3, dtype=np.float32)
+    weights["layers.0.bias_ih"] += 256
+    weights["output.weight"] += 1
+    engine = Engine(config, weights, kernel=kernel_of(kind, request))
+    prefix, came = prime(engine, [BOS]), list[Token]()
+    options: dict[str, Any] = {"seed": 1, "length": None, "at_eos": "never"}
+    drawn: Iterator[Any] = stream(engine, LETTERS, prefix, SETTINGS, **options)
+    if together:
+        drawn = (token for index, token in draw_many(engine, LETTERS, prefix, SETTINGS, count=2, **options) if index)
+    with pytest.raises(CharrnnError, match="expected a number"), np.errstate(over="ignore", invalid="ignore"):
+        collections.deque(map(came.append, drawn))
+    count = 0
+    while np.isfinite(prefix.logits).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            prefix, count = prime(engine, [4], prefix), count + 1
+    assert (count - 2 - 4 - 8) % 16  # not where what is drawn ahead ends anyway
+    assert len(came) == count
 
 
 def test_same_seed_same_text_and_each_coordinate_matters() -> None:
@@ -218,10 +310,13 @@ def test_the_repetition_penalty_sees_the_recent_tokens_and_those_before() -> Non
         seen.append(token.id)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @pytest.mark.parametrize("stops", [(), ("ab", "dd")])
-def test_a_batch_gives_each_stream_what_it_gives_alone(cell: str, stops: tuple[str, ...]) -> None:
-    engine = make_engine(LETTERS.vocab_size, cell, eos=-1.0)  # streams end at different times
+def test_a_batch_gives_each_stream_what_it_gives_alone(
+    cell: str, stops: tuple[str, ...], kind: str, request: pytest.FixtureRequest
+) -> None:
+    engine = make_engine(LETTERS.vocab_size, cell, -1.0, kernel_of(kind, request), 0.3)  # streams end at different times
     prefix = prime(engine, [BOS, 4])
     options: dict[str, Any] = {"seed": 8, "length": 60, "shaping": ShapingConfig(stop=stops), "recent": [4]}
     together: dict[int, list[Token]] = {index: [] for index in range(9)}
@@ -277,6 +372,37 @@ def test_memory_does_not_grow_with_length() -> None:
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert sizes[1] - sizes[0] < 64_000
+
+
+def resident(process: int) -> int:
+    """Bytes of memory that the process has, its C libraries' included."""
+    (line,) = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to read the memory of a process from")
+@pytest.mark.parametrize("options", [[], ["--repetition-penalty", "1.1", "--stop", "no such text"]], ids=["plain", "filtered"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_million_characters_take_no_more_memory(
+    kind: str, options: list[str], trained: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`charrnn sample --length inf` from 50,000 to 1,000,000 characters: less than 512 KB more, half a byte for each."""
+    if kind == "compiled":
+        assert kernel_of(kind, request) is not None
+        monkeypatch.delenv("CHARRNN_KERNEL")
+        monkeypatch.setenv("CHARRNN_CACHE", str(trained / "cache"))
+        assert kernel_module.make() is not None
+    command = [sys.executable, "-m", "charrnn", "sample", "verse", "--length", "inf", "--seed", "1", *options]
+    with subprocess.Popen(command, cwd=trained, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert len(process.stdout.read(50_000)) == 50_000
+        early = resident(process.pid)
+        assert len(process.stdout.read(950_000)) == 950_000
+        late = resident(process.pid)
+        process.kill()
+    assert late - early < 512 << 10
 
 
 def test_decoding_imports_neither_torch_nor_what_it_does_not_need() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,24 @@ from hypothesis.extra import numpy as arrays
 
 from charrnn.config import SamplingConfig
 from charrnn.decoding import sampling
-from charrnn.decoding.sampling import choose, forbid, greedy, min_p, repetition_penalty, temperature, top_k, top_p, uniform
+from charrnn.decoding.sampling import (
+    PENALIZED,
+    NothingLeft,
+    choose,
+    draw,
+    forbid,
+    frequency_penalty,
+    greedy,
+    is_plain,
+    min_p,
+    no_repeat_ngram,
+    penalized,
+    repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
+    uniform,
+)  # fmt: skip
 from charrnn.errors import CharrnnError
 
 PLAIN = SamplingConfig(temp=1.0)
@@ -37,8 +55,11 @@ def floats(width: int = 32) -> st.SearchStrategy[float]:
 LOGITS = arrays.arrays(np.float32, st.integers(1, 40), elements=floats()).filter(lambda row: np.isfinite(row).any())
 MODERATE = arrays.arrays(np.float32, st.integers(1, 40), elements=st.floats(-30, 30, width=32))
 TEMPS = st.one_of(st.floats(0, 100, exclude_min=True), st.sampled_from([5e-324, 1e-300, 1e-30, 0.8, 1.0]))
+PASTS = st.lists(st.integers(0, 5), max_size=120)
 SETTINGS = st.builds(
     SamplingConfig,
+    no_repeat_ngram=st.integers(0, 4),
+    frequency_penalty=st.one_of(st.floats(-100, 100), st.just(0.0)),
     repetition_penalty=st.one_of(st.floats(0, 100, exclude_min=True), st.just(1.0)),
     temp=st.one_of(TEMPS, st.just(0.0)),
     top_k=st.integers(0, 50),
@@ -88,6 +109,53 @@ def test_repetition_penalty_is_its_definition() -> None:
     assert logits.tolist() == [2.0, -2.0, 1.0, 0.0, -math.inf]
 
 
+@given(MODERATE, st.data(), st.floats(1e-3, 100))
+def test_repetition_penalty_is_its_definition_for_any_text(logits: np.ndarray, data: st.DataObject, penalty: float) -> None:
+    recent = data.draw(st.lists(st.integers(0, len(logits) - 1)))
+    found = repetition_penalty(logits, recent, penalty)
+    for token, logit in enumerate(logits.tolist()):
+        expected = logit if token not in recent else logit / penalty if logit > 0 else logit * penalty
+        assert found[token] == expected
+    assert not np.isnan(found).any()
+
+
+@given(LOGITS, st.data(), st.floats(-100, 100))
+def test_frequency_penalty_is_its_definition(logits: np.ndarray, data: st.DataObject, penalty: float) -> None:
+    before, recent = logits.copy(), data.draw(st.lists(st.integers(0, len(logits) - 1)))
+    found = frequency_penalty(logits, recent, penalty)
+    expected = [float(logit) - penalty * recent.count(token) for token, logit in enumerate(logits)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-9)
+    untouched = [token for token in range(len(logits)) if token not in recent]
+    assert (found[untouched] == logits[untouched]).all()
+    assert (found > -math.inf).tolist() == (logits > -math.inf).tolist()  # it forbids nothing
+    assert logits.tobytes() == before.tobytes()
+
+
+@given(st.integers(1, 6), st.lists(st.integers(0, 5), max_size=40), st.integers(1, 6), st.integers(0, 2**6 - 1))
+def test_no_repeat_ngram_is_its_definition(count: int, recent: list[int], size: int, forbidden: int) -> None:
+    """A token is out if, put at the end, the last `size` tokens stand somewhere before as well; unless all are out then."""
+    recent = [token % count for token in recent]
+    logits = np.array([-math.inf if forbidden >> token & 1 else token for token in range(count)], np.float32)
+    before, grams = logits.copy(), {tuple(recent[at : at + size]) for at in range(len(recent) - size + 1)}
+    out = [token for token in range(count) if (*recent[len(recent) - size + 1 :], token) in grams and len(recent) >= size]
+    kept = [token for token in range(count) if token not in out and logits[token] > -math.inf]
+    expected = [logits[token] if token in kept or not kept else -math.inf for token in range(count)]
+    assert no_repeat_ngram(logits, recent, size).tolist() == expected
+    assert logits.tobytes() == before.tobytes()
+
+
+def test_no_repeat_ngram_never_writes_the_same_twice() -> None:
+    """500 draws among 8 tokens: no 3 in a row come twice while there is another way; without it, they soon do."""
+    logits = np.random.default_rng(1).normal(0, 1, 8).astype(np.float32)
+    for size in (0, 3):
+        text: list[int] = []
+        for place in range(500):
+            text.append(choose(logits, SamplingConfig(temp=1.0, no_repeat_ngram=size), text, uniform(2, 0, place, 0)))
+        grams = [tuple(text[at : at + 3]) for at in range(498)]
+        trapped = sum(all((*text[at : at + 2], token) in grams[:at] for token in range(8)) for at in range(498))
+        assert len(set(grams)) == 498 - trapped if size else len(set(grams)) < 300
+
+
 def test_forbid_forbids_and_copies() -> None:
     logits = np.zeros(4, np.float32)
     assert forbid(logits, [1, 3]).tolist() == [0, -math.inf, 0, -math.inf]
@@ -111,13 +179,53 @@ def test_filters_keep_a_support_the_order_and_make_no_nan(logits: np.ndarray, te
     assert logits.tobytes() == before.tobytes()
 
 
-@given(LOGITS, SETTINGS, st.lists(st.integers(0, 0)), UNIFORMS)
-def test_whatever_is_chosen_was_possible(logits: np.ndarray, settings: SamplingConfig, recent: list[int], u: float) -> None:
+@given(LOGITS, SETTINGS, PASTS, UNIFORMS)
+def test_whatever_is_chosen_was_possible(logits: np.ndarray, settings: SamplingConfig, past: list[int], u: float) -> None:
+    recent = [token % len(logits) for token in past]
     token = choose(logits, settings, recent, u)
     assert 0 <= token < len(logits)
     assert logits[token] > -math.inf
-    if settings.temp == 0 and (settings.repetition_penalty == 1 or not recent):
-        assert token == int(np.argmax(logits))
+    if settings.temp == 0:
+        assert token == int(np.argmax(penalized(logits, settings, recent)))
+
+
+@given(LOGITS, SETTINGS, PASTS)
+def test_penalties_leave_a_support_and_make_no_nan(logits: np.ndarray, settings: SamplingConfig, past: list[int]) -> None:
+    before, recent = logits.copy(), [token % len(logits) for token in past]
+    found = penalized(logits, settings, recent)
+    assert not np.isnan(found).any()
+    assert np.isfinite(found).any()
+    assert (logits > -math.inf)[found > -math.inf].all()  # what was forbidden stays so
+    assert logits.tobytes() == before.tobytes()
+    if not recent or replace(settings, temp=1.0, top_k=0, top_p=1.0, min_p=0.0) == PLAIN:
+        assert found.tolist() == logits.tolist()
+
+
+OTHERWISE: dict[str, Any] = {
+    "no_repeat_ngram": 1, "repetition_penalty": 1.3, "frequency_penalty": -0.1, "top_k": 3, "top_p": 0.5, "min_p": 0.5,
+}  # fmt: skip
+
+
+def test_plain_is_what_draw_does_and_nothing_else() -> None:
+    """What is banned and biased is in what is added, and a temperature is drawn with; each other setting needs `choose`."""
+    added = {"ban": "abc", "bias": ("e=2",), "temp": 0.3}
+    assert {item.name for item in fields(SamplingConfig)} == {*OTHERWISE, *added}
+    assert is_plain(PLAIN)
+    assert is_plain(replace(PLAIN, **added))
+    for name, value in OTHERWISE.items():
+        assert not is_plain(replace(PLAIN, **{name: value})), name
+
+
+@given(MODERATE, SETTINGS, PASTS, UNIFORMS, st.integers(1, 50), st.booleans())
+def test_what_is_plain_is_chosen_as_draw_draws_it(
+    logits: np.ndarray, settings: SamplingConfig, past: list[int], u: float, k: int, off: bool
+) -> None:
+    settings = replace(PLAIN, temp=settings.temp) if off else settings
+    recent, added = [token % len(logits) for token in past], np.zeros(len(logits))
+    if is_plain(settings):
+        assert draw(logits, added, settings.temp, u)[0] == choose(logits, settings, recent, u)
+    else:
+        assert not off
 
 
 @given(MODERATE, UNIFORMS)
@@ -140,15 +248,54 @@ def test_greedy_takes_the_lowest_id_among_equals() -> None:
     assert choose(np.array([1, 3, 3, 2], np.float32), SamplingConfig(temp=0), [], 0.99) == 1
 
 
-def test_the_order_is_penalty_temperature_top_k_top_p_min_p() -> None:
-    generator = np.random.default_rng(3)
-    settings = SamplingConfig(repetition_penalty=1.7, temp=0.6, top_k=12, top_p=0.8, min_p=0.04)
-    for _ in range(50):
-        logits, recent = generator.normal(0, 2, 30).astype(np.float32), generator.integers(0, 30, 9).tolist()
-        scores = top_k(temperature(repetition_penalty(logits, recent, 1.7), 0.6), 12)
-        odds = softmax(min_p(top_p(scores, 0.8), 0.04))
-        for u in generator.random(20):
-            assert choose(logits, settings, recent, u) == int(np.searchsorted(np.cumsum(odds), u, "right"))
+Stage = Callable[[np.ndarray, list[int]], np.ndarray]
+STAGES: dict[str, Stage] = {
+    "no-repeat n-gram": lambda logits, recent: no_repeat_ngram(logits, recent, 2),
+    "repetition": lambda logits, recent: repetition_penalty(logits, recent[-PENALIZED:], 1.7),
+    "frequency": lambda logits, recent: frequency_penalty(logits, recent[-PENALIZED:], 0.4),
+    "temperature": lambda logits, recent: temperature(logits, 0.6),
+    "top-k": lambda logits, recent: top_k(logits, 6),
+    "top-p": lambda logits, recent: top_p(logits, 0.85),
+    "min-p": lambda logits, recent: min_p(logits, 0.15),
+}
+# What would show if the first came after the second. No-repeat n-gram does not mind penalties, nor temperature top-k.
+MATTERS = [
+    ("no-repeat n-gram", "top-k"), ("repetition", "frequency"), ("repetition", "temperature"), ("frequency", "temperature"),
+    ("temperature", "top-p"), ("temperature", "min-p"), ("top-k", "top-p"), ("top-p", "min-p"),
+]  # fmt: skip
+
+
+def in_order(names: list[str], logits: np.ndarray, recent: list[int], u: float) -> int:
+    for name in names:
+        logits = STAGES[name](logits, recent)
+    return int(np.searchsorted(np.cumsum(softmax(logits)), u, "right"))
+
+
+def test_the_order_of_application_is_the_documented_one() -> None:
+    """And each of the orders that matter does matter to these draws."""
+    settings = SamplingConfig(
+        no_repeat_ngram=2, repetition_penalty=1.7, frequency_penalty=0.4, temp=0.6, top_k=6, top_p=0.85, min_p=0.15
+    )
+    generator, differ = np.random.default_rng(3), dict.fromkeys(MATTERS, 0)
+    for _ in range(40):
+        logits, recent = generator.normal(0, 1, 16).astype(np.float32), generator.integers(0, 16, 150).tolist()
+        for u in generator.random(10):
+            found = choose(logits, settings, recent, u)
+            assert found == in_order(list(STAGES), logits, recent, u)
+            for first, second in MATTERS:
+                names = [name for name in STAGES if name != first]
+                names.insert(names.index(second) + 1, first)
+                differ[first, second] += found != in_order(names, logits, recent, u)
+    assert min(differ.values()) > 0, differ
+
+
+def test_penalties_look_back_64_tokens_and_no_repeat_ngram_at_all() -> None:
+    logits, recent = np.ones(4, np.float32), [0] + [1] * PENALIZED
+    for name, value in (("repetition_penalty", 2.0), ("frequency_penalty", 1.0)):
+        found = penalized(logits, replace(PLAIN, **{name: value}), recent)
+        assert found[0] == 1
+        assert found[1] < 1
+    assert penalized(logits, replace(PLAIN, no_repeat_ngram=1), recent).tolist() == [-math.inf, -math.inf, 1, 1]
 
 
 @pytest.mark.parametrize("temp", [0.0, 1.0])
@@ -156,7 +303,7 @@ def test_the_order_is_penalty_temperature_top_k_top_p_min_p() -> None:
 def test_a_spoilt_model_is_said_to_be_one(bad: float, temp: float) -> None:
     with pytest.raises(CharrnnError, match="expected a number"):
         choose(np.array([0, bad, 1], np.float32), replace(PLAIN, temp=temp), [], 0.5)
-    with pytest.raises(CharrnnError, match="forbidden"):
+    with pytest.raises(NothingLeft, match="forbidden"):
         choose(np.full(3, -math.inf, np.float32), replace(PLAIN, temp=temp), [], 0.5)
 
 

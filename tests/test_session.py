@@ -256,12 +256,35 @@ def test_an_answer_that_is_stopped_at_once_can_be_asked_for_again() -> None:
     assert any(said(session, "/retry") for _ in range(5))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "stop"])
+NUMBERS = [name for name in NAMES if isinstance(getattr(SHORT, name), int | float)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", ["x", "nan", "inf", "-1", "1e999", "9" * 400, "0x3", "None", '"1"'])
 def test_a_wrong_value_keeps_the_old_one(name: str, value: str) -> None:
     session = Session(toy.partner(), SHORT)
+    if (name, value) == ("frequency_penalty", "-1"):
+        return  # which is allowed
     assert name in problem(session, f"/set {name} {value}").text
     assert session.settings == SHORT
+
+
+@pytest.mark.parametrize(
+    ("typed", "word"),
+    [
+        ("bias x", "TEXT=NUMBER"), ("bias ab=1", "not one token"), ("bias a=nan", "TEXT=NUMBER"), ("bias a=1e9", "TEXT=NUMBER"),
+        ("regex (", "no pattern"), ("stop_regex [", "no pattern"), ("acrostic X\u00e9", "never seen"),
+        ("line_prefix #", "never seen"), (f"ban {toy.ALPHABET[1:]}", "leaves no"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_no_text_can_meet_keeps_the_old_one(typed: str, word: str) -> None:
+    session = Session(toy.partner(), SHORT)
+    if typed.startswith("ban"):
+        list(session.feed(r"/set bias \n=-1"))
+        typed = r"ban \n" + toy.ALPHABET[1:]
+    before = session.settings
+    assert word in problem(session, f"/set {typed}").text
+    assert session.settings == before
 
 
 @pytest.mark.parametrize(
@@ -286,7 +309,7 @@ def corrupted() -> list[tuple[str, Any]]:
     """Ways in which a saved file can be wrong: where in the document, and what stands there instead."""
     return [
         ("charrnn_session", 99), ("charrnn_session", "1"), ("charrnn_session", True), ("model", None), ("model", {"name": "x"}),
-        ("model", {"name": "x", "digest": "0" * 64}), ("settings", {}), ("settings", []), ("settings.temp", "hot"),
+        ("model", {"name": "x", "digest": "0" * 64}), ("settings", {"hot": 1}), ("settings", []), ("settings.temp", "hot"),
         ("settings.temp", -1), ("settings.top_k", 10**400), ("settings.stop", [1]), ("settings.stop", [""]),
         ("settings.seed", 1.5),
         ("current", 99), ("current", -1), ("current", True), ("current", None), ("nodes", {}), ("nodes", [[]]),

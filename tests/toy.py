@@ -1,20 +1,33 @@
-"""A tiny model for tests that need an engine but no training: fixed weights, drawn from a seed."""
+"""Tiny models for tests that need an engine but no training: fixed weights, drawn from a seed, or none at all."""
 
 from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config import ModelConfig, weight_shapes
-from charrnn.decoding.engine import Engine
+from charrnn.config import ModelConfig, TokenizerConfig, weight_shapes
+from charrnn.decoding.engine import Engine, State
 from charrnn.decoding.tree import Partner
+from charrnn.text import tokenizers
 from charrnn.text.tokenizers import EOS, ByteTokenizer, CharTokenizer, Tokenizer
 
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyz,.;"
+POEMS = Path(__file__).parent.parent / "corpora" / "poems.txt"
 
 
+@functools.cache
 def tokenizer(kind: str = "char") -> Tokenizer:
-    return ByteTokenizer() if kind == "byte" else CharTokenizer(np.array(sorted(map(ord, ALPHABET)), np.uint32))
+    if kind == "byte":
+        return ByteTokenizer()
+    if kind == "subword":
+        text = POEMS.read_text(encoding="utf-8")[:30_000]
+        return tokenizers.build(TokenizerConfig(tokenizer="subword", vocab_size=400), Counter(text), lambda: [text])[0]
+    return CharTokenizer(np.array(sorted(map(ord, ALPHABET)), np.uint32))
 
 
 def config(units: Tokenizer) -> ModelConfig:
@@ -38,3 +51,45 @@ def partner(kind: str = "char", end_bias: float = -1e4, digest: str = "d1" * 32)
     return Partner(
         Engine(config(units), weights(units, end_bias)), units, start, "toy", digest, "newline", (("network", "lstm 2x16"),)
     )
+
+
+class Teller:
+    """A Stepper that tells one text and then ends; where it may not go on, it waits until what it wants to say comes.
+
+    A line end in place of a space counts as the space. `length` of its state is how far it has come.
+    """
+
+    def __init__(self, text: str, units: Tokenizer, surely: float = 1e4) -> None:
+        self.ids = [*units.encode(text).tolist(), EOS]
+        self.vocab_size, self._surely = units.vocab_size, surely
+        self._line_end = int(units.encode("\n")[0])
+        self._spaces = {int(token) for token in self.ids if units.decode([int(token)]).startswith(" ")}
+        self._spaces = {token for token in self._spaces if units.decode([token]) == " "}
+
+    def begin(self, batch: int = 1, context: object = None) -> State:
+        return (np.zeros((batch, 1), np.float32),)
+
+    def step(self, ids: NDArray[np.int64], state: State) -> tuple[NDArray[np.float32], State]:
+        places = [self._after(int(token), int(place)) for token, place in zip(ids, state[0][:, 0], strict=True)]
+        logits = np.zeros((len(ids), self.vocab_size), np.float32)
+        logits[np.arange(len(ids)), [self.ids[place] for place in places]] = self._surely
+        return logits, (np.array(places, np.float32)[:, None],)
+
+    def gather(self, state: State, indices: Sequence[int] | NDArray[np.int64]) -> State:
+        return (state[0][np.asarray(indices)],)
+
+    def _after(self, token: int, place: int) -> int:
+        wanted = self.ids[place]
+        told = token == wanted or (token == self._line_end and wanted in self._spaces)
+        return min(place + told, len(self.ids) - 1)
+
+
+class Copies:
+    """What may be copied, by the definition."""
+
+    def __init__(self, text: str, longest: int) -> None:
+        self.text, self.longest = text, longest
+
+    def offends(self, tail: str, piece: str) -> bool:
+        text = tail[-self.longest :] + piece if self.longest else piece
+        return any(text[start : start + self.longest + 1] in self.text for start in range(len(text) - self.longest))

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ import rich_click
 from charrnn import config
 from charrnn.cli import console, options
 from charrnn.config import TrainingConfig
-from charrnn.errors import CharrnnError, CorpusError
+from charrnn.errors import CharrnnError, CorpusError, UsageError
 
 if TYPE_CHECKING:
+    from charrnn.training import decoding_speed
     from charrnn.training.bench import Begun, Medians, Row, Text
     from charrnn.training.speed import Machine
 
@@ -60,7 +61,9 @@ def _minutes_option() -> Any:
 def bench(context: click.Context) -> None:
     """Measure this machine and this version: the tables of the results, made again.
 
+    \b
     charrnn bench train my.txt --minutes 2 --seeds 3
+    charrnn bench sample
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -178,3 +181,90 @@ def _facts(where: Machine, text: Text, rows: Sequence[Row]) -> str:
     gpu = f", {where.accelerator}" if any(row.device == "cuda" for row in rows) else ""
     machine = f"{where.processor}, threads {threads} on {where.cores} usable cores{gpu}, torch {where.torch}"
     return f"{machine}; {text.name}, {text.characters:,} characters, SHA-256 {text.sha256[:8]}."
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """What is decoded, and how often."""
+
+    rounds: int = config.setting(7, "Rounds in which each way is measured once; medians are shown.", low=1, high=1000)
+    cell: str = config.setting("lstm", "Recurrent cell.", choices=["lstm", "gru", "rnn"])
+
+
+class ShapeType(click.ParamType):  # type: ignore[type-arg]
+    """Layers and hidden size, 1x256."""
+
+    name = "LxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """(layers, hidden size); raises UsageError."""
+        layers, sign, hidden = str(value).partition("x")
+        try:
+            shape = int(layers), int(hidden)
+        except ValueError:
+            shape = 0, 0
+        if not sign or not 1 <= shape[0] <= 64 or not 1 <= shape[1] <= 8192:
+            raise UsageError(f"--shape is {str(value)[:40]!r}; expected layers x hidden size.", "Give --shape 1x256.")
+        return shape
+
+
+@bench.command()
+@options.apply(
+    [
+        rich_click.option(
+            "--shape", "shapes", type=ShapeType(), multiple=True, metavar="LxH", show_default="1x128, 1x256, 1x512 and 2x512",
+            help="Layers and hidden size; may be given several times.",
+        ),
+        *options.settings(DecodingConfig, "Options"),
+        options.json_option("One JSON object with the machine and all rows."),
+    ]
+)  # fmt: skip
+def sample(shapes: tuple[tuple[int, int], ...], as_json: bool, **values: Any) -> None:
+    """Measure how fast tokens are drawn, on one thread, beside the bare products of the same weights and beside torch.
+
+    charrnn bench sample
+    charrnn bench sample --shape 1x256 --shape 2x1024 --cell gru
+    """
+    asked = DecodingConfig(**options.asked(values, DecodingConfig))
+    from charrnn.training import decoding_speed, speed
+
+    machine, rows = speed.this_machine(), []
+    for row in decoding_speed.measure(shapes or ((1, 128), (1, 256), (1, 512), (2, 512)), asked.cell, asked.rounds):
+        rows.append(row)
+        console.say(f"{row.layers}x{row.hidden_size} ...")
+    if as_json:
+        with console.Output() as out:
+            out.write(json.dumps({"machine": asdict(machine), "rows": [asdict(row) for row in rows]}, ensure_ascii=False) + "\n")
+    else:
+        _show_decoding(rows, machine)
+
+
+DECODING_CAPTION = (
+    "Tokens a second on one thread, a step and a draw each. bare: NumPy's products over the same weights, nothing else, "
+    "and in brackets the share of it. torch.nn: its layer called once a token; torch: a plain step. NumPy, compiled, int8: "
+    "charrnn without a C compiler, with one, and with --int8. 64 streams: counted together, beside the same product of 64 "
+    "rows; with their texts and states kept apart in the last column."
+)
+
+
+def _show_decoding(rows: Sequence[decoding_speed.Row], machine: Machine) -> None:
+    from rich.table import Table
+    from rich.text import Text as Styled
+
+    facts = console.visible(f"{machine.processor}, torch {machine.torch}. {DECODING_CAPTION}")
+    grid = Table(box=None, pad_edge=False, header_style="bold", caption=Styled(facts, style="dim"), caption_justify="left")
+    for name in ("network", "bare", "torch.nn", "torch", "NumPy", "compiled", "int8", "64 bare", "64 streams", "64 texts"):
+        grid.add_column(name, justify="left" if name == "network" else "right", overflow="fold")
+    for row in rows:
+        one = [_share(value, row.bare) for value in (row.numpy, row.compiled, row.int8)]
+        many = [_share(value, row.many_bare) for value in (row.many, row.many_text)]
+        ends = [f"{row.bare:,.0f}", f"{row.stepped:,.0f}", f"{row.fused:,.0f}", *one, f"{row.many_bare:,.0f}", *many]
+        grid.add_row(f"{row.cell} {row.layers}x{row.hidden_size}", *ends)
+    screen = console.rich_console(sys.stdout)
+    if not sys.stdout.isatty():
+        screen.width = WIDE
+    screen.print(grid)
+
+
+def _share(value: float | None, bare: float) -> str:
+    return "" if value is None else f"{value:,.0f} ({value / bare:.0%})"

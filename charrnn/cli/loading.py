@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from charrnn.cli import console
 
 if TYPE_CHECKING:
+    from charrnn.decoding.engine import Engine
     from charrnn.runs.model import Model
 
 
@@ -20,3 +21,13 @@ def load(run: str | None, root: Path) -> Model:
     if model.unfinished:
         console.note(f"{model.name} has no best model yet: these are the averaged weights of its last save")
     return model
+
+
+def engine(model: Model, narrow: bool = False) -> Engine:
+    """The engine of a model, its weights rounded to eight bits where that is wanted and possible."""
+    from charrnn.decoding import engine as engines
+
+    made = engines.of(model, narrow=narrow)
+    if narrow and not made.narrow:
+        console.note("--int8 needs a C compiler (cc), which was not found: the weights are used as they are")
+    return made

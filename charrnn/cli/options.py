@@ -25,7 +25,7 @@ LONGEST = 10**12  # tokens of a --length that is not inf
 LARGEST_FILE = 1 << 20  # bytes of a --config
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
-NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output", "stop", "bias"}
+NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output"}
 OTHER_OPTIONS = {"length", "prompt", "name", "checkpoints"}  # of some commands; a file may hold them for all
 
 
@@ -195,6 +195,14 @@ def json_option(help_text: str) -> Decorator[Any]:
     return rich_click.option("--json", "as_json", is_flag=True, help=help_text)
 
 
+def int8_option() -> Decorator[Any]:
+    """--int8: a faster engine."""
+    return rich_click.option(
+        "--int8", "narrow", is_flag=True,
+        help="Round the weights to eight bits: faster, a little worse (docs/decoding.md); needs a C compiler.",
+    )  # fmt: skip
+
+
 def run_argument(required: bool = True) -> Decorator[Any]:
     """RUN: a name, folder or file; completion offers the names."""
     return rich_click.argument("run", required=required, shell_complete=_complete_run)
@@ -258,6 +266,8 @@ def _toml(path: Path) -> dict[str, Any]:
 def _from_file(path: Path, key: str, value: Any, option: click.Parameter, context: click.Context) -> Any:
     """The value of one line of the file, checked here so that the error can name the file and the key."""
     where = f"in {str(path)!r}, {key}: "
+    if isinstance(option, click.Option) and option.multiple:
+        return _texts(where, key, value)
     if isinstance(value, (dict, list)):
         raise UsageError(f"{where}expected one value, not a table or list.", "Settings stand flat in the file, one a line.")
     if isinstance(option.type, click.types.BoolParamType) and not isinstance(value, bool):
@@ -270,6 +280,14 @@ def _from_file(path: Path, key: str, value: Any, option: click.Parameter, contex
         raise UsageError(where + error.message, "Mend that line of the file.") from error
     except UsageError as error:
         raise UsageError(where + error.message, error.hint) from error
+
+
+def _texts(where: str, key: str, value: Any) -> list[str]:
+    """The value of an option that may be given several times: one text, or a list of them."""
+    texts = value if isinstance(value, list) else [value]
+    if not all(isinstance(text, str) and text for text in texts):
+        raise UsageError(f"{where}expected a text or a list of texts, found {value!r}.", f'Write: {key} = ["one", "two"]')
+    return texts
 
 
 def _every_setting() -> set[str]:

@@ -67,6 +67,7 @@ def repl(run: str | None, checkpoints: Path, **values: Any) -> None:
     model = loading.load(run, checkpoints)
     with engines.single_thread():
         session = Session(_partner(model), settings)
+        session.check(settings)
         if sys.stdin.isatty() and sys.stdout.isatty():
             _converse(session, f"{model.name}: {shape_text(asdict(model.config))}. Type a line and it goes on; /help tells more.")
         else:

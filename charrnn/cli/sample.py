@@ -62,10 +62,7 @@ class Plan:
         *options.settings(options.DrawConfig, "Text"),
         *options.settings(ShapingConfig, "Shape of the text"),
         *options.settings(SamplingConfig, "Choice of the next token, in this order"),
-        rich_click.option(
-            "--int8", "narrow", is_flag=True,
-            help="Round the weights to eight bits: faster, and a little worse (docs/decoding.md); needs a C compiler.",
-        ),
+        options.int8_option(),
         options.json_option("One JSON object a line for each text, with its seed, settings and bits per character."),
         rich_click.option("-o", "--output", metavar="FILE", help="Write to FILE: all of it or, if anything fails, nothing."),
         options.checkpoints_option(),

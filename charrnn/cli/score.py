@@ -36,10 +36,11 @@ class Line:
         options.run_argument(),
         rich_click.argument("text", metavar="TEXT|FILE|-", shell_complete=options.complete_file),
         options.json_option("One JSON object for each line of the text: its number, text, characters and bits."),
+        options.int8_option(),
         options.checkpoints_option(),
     ]
 )
-def score(run: str, text: str, as_json: bool, checkpoints: Path) -> None:
+def score(run: str, text: str, as_json: bool, narrow: bool, checkpoints: Path) -> None:
     """Say how well a run predicts a text: the fewer bits per character, the less it is surprised.
 
     The argument is a file if there is one of that name, - for stdin, otherwise the text itself. It is scored as
@@ -54,7 +55,7 @@ def score(run: str, text: str, as_json: bool, checkpoints: Path) -> None:
     model = loading.load(run, checkpoints)
     if not content:
         raise CorpusError("the text is empty; there is nothing to score.", "Give some text.")
-    ids, costs = _costs(model, content)
+    ids, costs = _costs(model, content, narrow)
     with console.Output() as out:
         if as_json:
             for number, line in enumerate(_lines(content, model.tokenizer, ids, costs), 1):
@@ -64,13 +65,13 @@ def score(run: str, text: str, as_json: bool, checkpoints: Path) -> None:
     console.suggest(f"`charrnn eval {run} FILE` for whole files")
 
 
-def _costs(model: Model, text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _costs(model: Model, text: str, narrow: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The tokens of `text` and what each costs in nats, after the model's start from a zero state."""
     from charrnn.decoding import engine as engines
     from charrnn.decoding import generate
 
     with engines.single_thread():
-        engine = engines.of(model)
+        engine = loading.engine(model, narrow)
         ids = model.tokenizer.encode(text)
         return ids, -generate.logprobs(engine, ids, generate.prime(engine, list(model.start)))
 

@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from charrnn.cli import console
+from charrnn.cli import console, loading
 from charrnn.cli.main import Terminated
-from charrnn.decoding import beam, generate, healing
+from charrnn.decoding import beam, constraints, generate, healing
 from charrnn.decoding import engine as engines
-from charrnn.decoding.course import Drawing
+from charrnn.decoding.course import Course, Drawing
 from charrnn.decoding.engine import Engine
 from charrnn.decoding.healing import Opening
+from charrnn.decoding.pending import NOTHING
 from charrnn.decoding.voice import Token
+from charrnn.errors import CharrnnError, WriteError
 from charrnn.runs.model import Model
 from charrnn.text.ngrams import Copies
 
@@ -63,6 +65,14 @@ class Desk:
         return "end" if self.plan.until_end else "newline"
 
     @property
+    def drawing(self) -> Drawing:
+        """The tokens and the rules."""
+        plan = self.plan
+        return Drawing(
+            self.model.tokenizer, plan.settings, plan.shaping, self.at_eos, self.copies, self.engine.kernel, hard=plan.beam > 0
+        )  # fmt: skip
+
+    @property
     def wishes(self) -> dict[str, Any]:
         """What one stream and many have in common."""
         return {
@@ -79,11 +89,10 @@ def write(model: Model, plan: Plan, out: console.Output, as_json: bool) -> None:
 
         copies = indexes.watch(model, plan.shaping.max_copy)
     with engines.single_thread():
-        engine = engines.of(model, narrow=plan.narrow)
-        if plan.narrow and engine.kernel is None:
-            console.note("--int8 needs a C compiler (cc); there is none, so the weights are used as they are")
+        engine = loading.engine(model, plan.narrow)
         opening = healing.opening(engine, model.tokenizer, model.start, plan.prompt)
         desk = Desk(model, engine, opening, plan, copies)
+        Course.begun(desk.drawing, plan.prompt, (), NOTHING)  # refuses what cannot be, before anything is written
         if as_json:
             for written in _texts(desk):
                 out.write(json.dumps(_record(desk, written), ensure_ascii=False) + "\n")
@@ -96,13 +105,13 @@ def write(model: Model, plan: Plan, out: console.Output, as_json: bool) -> None:
 def _stream(desk: Desk, out: console.Output) -> None:
     """One text, shown while it is drawn."""
     out.write(desk.plan.prompt)
-    pieces = []
+    line_ends = tokens = 0
     with _whole_line(out):
         for token in _tokens(desk, 0):
             out.write(token.text)
-            if "\n" in token.text:
-                pieces.append(token.text)
-    _tell_missing_lines(desk, "".join(pieces))
+            line_ends += token.text.count("\n")
+            tokens += 1
+    _tell_missing_lines(desk, line_ends, tokens)
 
 
 def _one_after_the_other(desk: Desk, out: console.Output) -> None:
@@ -111,7 +120,7 @@ def _one_after_the_other(desk: Desk, out: console.Output) -> None:
             out.write(SEPARATOR + "\n")
         with _whole_line(out):
             out.write(desk.plan.prompt + written.text)
-        _tell_missing_lines(desk, written.text)
+        _tell_missing_lines(desk, written.text.count("\n"), written.tokens)
 
 
 def _texts(desk: Desk) -> Iterator[Written]:
@@ -129,18 +138,20 @@ def _texts(desk: Desk) -> Iterator[Written]:
 
 
 def _found(desk: Desk) -> Iterator[Written]:
-    plan, kernel = desk.plan, desk.engine.kernel
-    drawing = Drawing(desk.model.tokenizer, plan.settings, plan.shaping, desk.at_eos, desk.copies, kernel)
+    plan = desk.plan
     assert plan.length is not None
     found = beam.search(
-        desk.engine, drawing, desk.opening, width=plan.beam, length=plan.length, alpha=plan.length_penalty
+        desk.engine, desk.drawing, desk.opening, width=plan.beam, length=plan.length, alpha=plan.length_penalty
     )  # fmt: skip
     for place, one in enumerate(found[: plan.num]):
         yield Written(one.text, place, one.tokens, -one.logprob)
 
 
 def _drawn(desk: Desk, first: int, count: int) -> Iterator[Written]:
-    """The streams from `first` on, drawn together as many as go well together."""
+    """The streams from `first` on, drawn together as many as go well together; rounded weights are for one at a time."""
+    if desk.engine.narrow:
+        yield from (_written(index, list(_tokens(desk, index))) for index in range(first, first + count))
+        return
     for start in range(first, first + count, TOGETHER):
         some = min(TOGETHER, first + count - start)
         tokens: dict[int, list[Token]] = {index: [] for index in range(start, start + some)}
@@ -178,12 +189,16 @@ def _record(desk: Desk, written: Written) -> dict[str, Any]:
     }
 
 
-def _tell_missing_lines(desk: Desk, text: str) -> None:
-    """Say so if the length ended a text before it had all the lines that were asked for."""
-    plan = desk.plan
-    wanted, found = len(plan.shaping.acrostic) or plan.shaping.lines, text.count("\n") + 1
-    if found < wanted:
-        console.note(f"{found} of {wanted} lines: {plan.length:,} tokens were not enough; give more --length")
+def _tell_missing_lines(desk: Desk, line_ends: int, tokens: int) -> None:
+    """Say so if a text ended before it had all the lines that were asked for."""
+    length, rules = desk.plan.length, constraints.rules_of(desk.plan.shaping)
+    if rules is None or not rules.exact:
+        return
+    found = constraints.begun(rules, desk.plan.prompt).line + line_ends + 1
+    if found < rules.count:
+        enough = length is None or tokens < length
+        why = "the text ended before" if enough else f"{length:,} tokens were not enough; give more --length"
+        console.note(f"{found} of {rules.count} lines: {why}")
 
 
 @contextmanager
@@ -191,7 +206,8 @@ def _whole_line(out: console.Output) -> Iterator[None]:
     """What is written inside ends with a whole line, whatever ends it."""
     try:
         yield
-    except (KeyboardInterrupt, Terminated):
-        out.end_line()
+    except (KeyboardInterrupt, Terminated, CharrnnError) as error:
+        if not isinstance(error, WriteError):
+            out.end_line()
         raise
     out.end_line()

@@ -72,7 +72,7 @@ class CompiledNet:
         none, if the row of one in `rows` (V, G*H) is not `known` or there is nothing to choose from."""
         self._stand_at(state)
         self.logits[:] = logits
-        count = len(uniforms)
+        uniforms, count = np.ascontiguousarray(uniforms, np.float64), len(uniforms)
         tokens, logprobs = np.empty(count, np.int64), np.empty(count)
         states = np.empty((count, *self._now.shape), np.float32)
         after = np.empty((count, len(self.logits)), np.float32)
@@ -119,7 +119,8 @@ class CompiledNet:
         scale = self._place((_padded(columns),))
         scale[:columns] = np.maximum(np.abs(weight).max(axis=1), 1e-30) / 127
         rounded = np.zeros((_padded(columns), rows + rows % 2), np.int8)
-        rounded[:columns, :rows] = np.rint(weight / scale[:columns, None])
+        with np.errstate(invalid="ignore"):  # weights that are no numbers have such a scale, and so such a product
+            rounded[:columns, :rows] = np.rint(weight / scale[:columns, None])
         paired = rounded.reshape(-1, PANEL, rounded.shape[1] // 2, 2).transpose(0, 2, 1, 3)
         return Matrix(self._address(paired), self._address(scale), rows, columns)
 
@@ -132,7 +133,7 @@ class CompiledNet:
         return placed
 
     def _address(self, array: NDArray[Any]) -> int:
-        array = np.ascontiguousarray(array)
+        array = np.require(array, requirements=("C", "ALIGNED"))  # what was read from a file may lie anywhere
         self._kept.append(array)
         return int(array.ctypes.data)
 
@@ -144,7 +145,7 @@ class CompiledDraw:
         """`added` (V,): 0, a bias, or -inf for a token that is never drawn."""
         count = len(added)
         self._draw, self._count = library.draw, count
-        self._added = added.astype(np.float32)
+        self._added = np.array(added, np.float64)
         self._logits = np.zeros(count, np.float32)
         self._work = np.zeros(2 * count + PANEL)
         self._logprob = ctypes.c_double()

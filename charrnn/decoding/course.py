@@ -1,6 +1,6 @@
 """The course of one text: which tokens may come next, how one is chosen, and what has come.
 
-A course sees tokens as they are drawn; what of them is shown, and when, is decided by the voice in generate.py. It can be
+A course sees tokens as they are drawn; what of them is shown, and when, is decided by the voice (voice.py). It can be
 copied, so that a text can go back to an earlier place or go several ways. Knows nothing of engines.
 """
 
@@ -17,11 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import SamplingConfig, ShapingConfig
-from charrnn.decoding import constraints, sampling, stops
+from charrnn.decoding import constraints, sampling
 from charrnn.decoding.compiled import CompiledDraw
 from charrnn.decoding.constraints import Rules, Shape
 from charrnn.decoding.engine import Floats
 from charrnn.decoding.kernel import Library
+from charrnn.decoding.patterns import Pattern
+from charrnn.decoding.pending import NOTHING, Pending
+from charrnn.decoding.sampling import NothingLeft
+from charrnn.decoding.stops import PatternFinder, StopFinder
 from charrnn.decoding.vocabulary import RESERVED_IDS, Vocabulary
 from charrnn.errors import UsageError
 from charrnn.text.tokenizers import EOS, Tokenizer
@@ -51,19 +55,21 @@ class Drawing:
 
     def __init__(
         self, tokenizer: Tokenizer, settings: SamplingConfig, shaping: ShapingConfig, at_eos: AtEos,
-        copies: Copies | None = None, kernel: Library | None = None,
+        copies: Copies | None = None, kernel: Library | None = None, hard: bool = False,
     ) -> None:  # fmt: skip
+        """`hard` is whether no line may get too long for a moment (see constraints.rules_of)."""
         self.tokenizer, self.settings, self.at_eos, self.copies = tokenizer, settings, at_eos, copies
-        self.rules = constraints.rules_of(shaping)
-        self.stops = shaping.stop
-        self.stop_pattern = constraints.compiled(shaping.stop_regex, "--stop-regex") if shaping.stop_regex else None
-        stops.StopFinder(self.stops)  # raises if one is empty
+        self.rules = constraints.rules_of(shaping, hard)
+        self.finders: list[StopFinder | PatternFinder] = [StopFinder(shaping.stop)] if shaping.stop else []
+        if shaping.stop_regex:
+            self.finders.append(PatternFinder(shaping.stop_regex))
         self.plain = sampling.is_plain(settings)
         self.kernel = kernel
         self._vocabulary: Vocabulary | None = None
         self._added: dict[object, NDArray[np.float64]] = {}
         self._draws: dict[object, CompiledDraw] = {}
-        self._always = self._fixed()
+        self._biased = self._biases()
+        self._always = self._without_banned()
         if self.rules is not None:
             self._check_rules(self.rules)
 
@@ -78,7 +84,7 @@ class Drawing:
         """What is added to the logits (V,) of what comes next, and the compiled draw with it, if there is one."""
         key = course.key
         if key is None:
-            return self._always + course.mask(), None
+            return (self._biased if course.pending.text else self._always) + course.mask(), None
         if key not in self._added:
             if len(self._added) > 100:  # a text with many different places; none is met often then
                 self._added.clear()
@@ -88,8 +94,8 @@ class Drawing:
                 self._draws[key] = CompiledDraw(self.kernel, self._added[key])
         return self._added[key], self._draws.get(key)
 
-    def _fixed(self) -> NDArray[np.float64]:
-        """Biases, and -inf for what is never drawn."""
+    def _biases(self) -> NDArray[np.float64]:
+        """Biases, and -inf for what no setting allows."""
         added = np.zeros(self.tokenizer.vocab_size)
         for one in self.settings.bias:
             text, bias = _bias(one)
@@ -97,45 +103,60 @@ class Drawing:
             if not tokens:
                 raise UsageError(f"--bias {one}: {text!r} is not one token of this model.", "Give a single character or piece.")
             added[tokens] += bias
-        if self.settings.ban:
-            added[list(self.vocabulary.holding(self.settings.ban))] = -math.inf
         added[list(RESERVED_IDS)] = -math.inf
         if self.at_eos == "never":
             added[EOS] = -math.inf
+        return added
+
+    def _without_banned(self) -> NDArray[np.float64]:
+        added = self._biased.copy()
+        if self.settings.ban:
+            added[list(self.vocabulary.holding(self.settings.ban))] = -math.inf
         if not (added > -math.inf).any():
             raise UsageError("--ban leaves no character to write.", "Ban fewer.")
         return added
 
     def _check_rules(self, rules: Rules) -> None:
-        needed = rules.letters.replace(" ", "") + rules.prefix
-        unknown = [letter for letter in self.tokenizer.unknown(needed) if not _in_another_case(letter, self.tokenizer)]
-        if rules.prefix and (foreign := self.tokenizer.unknown(rules.prefix)):
-            unknown += foreign
-        if unknown:
-            name = "--line-prefix" if unknown[0] in rules.prefix else "--acrostic"
-            raise UsageError(f"{name} holds {unknown[0]!r}, which the model has never seen.", "Use characters of its text.")
-        many_lines = rules.width or rules.exact or rules.count
-        if many_lines and self.tokenizer.unknown("\n") and self.at_eos != "newline":
+        for letter in rules.prefix:
+            self._check_letter("--line-prefix", [letter])
+        for line in range(len(rules.letters)):
+            if rules.letters[line] != " ":
+                self._check_letter("--acrostic", constraints.Shape(rules, line).next_letters)
+        if not (rules.width or rules.count):
+            return
+        if self.tokenizer.unknown("\n") and self.at_eos != "newline":
             raise UsageError("this model has never seen a line end, so it can't be asked for lines.", "Use --length.")
+        if "\n" in self.settings.ban:
+            raise UsageError("--ban forbids line ends, so there can't be lines of a certain number or length.", "Ban fewer.")
+
+    def _check_letter(self, option: str, forms: list[str]) -> None:
+        """Raise UsageError if none of the `forms` of a character can be written."""
+        known = [form for form in forms if not self.tokenizer.unknown(form)]
+        if not known:
+            raise UsageError(f"{option} holds {forms[0]!r}, which the model has never seen.", "Use characters of its text.")
+        if all(form in self.settings.ban for form in known):
+            raise UsageError(f"{option} holds {forms[0]!r}, which --ban forbids.", "Ban fewer.")
 
 
 @dataclass
 class Course:
-    """One text on its way. `pending` is text that is in the prompt already and must come again, as the beginning of pieces."""
+    """One text on its way. What is `pending` is in the prompt already and must come again, as the beginning of pieces."""
 
     drawing: Drawing
     shape: Shape | None
-    pending: str = ""
+    pending: Pending = NOTHING
     rest: bytes = b""  # half a character
     tail: str = ""  # the last characters, for verbatim copies
     recent: deque[int] = field(default_factory=deque)
+    refused: tuple[int, ...] = ()  # tokens that were drawn here and may not come
 
     @classmethod
-    def begun(cls, drawing: Drawing, shown: str, recent: Sequence[int], pending: str) -> Course:
+    def begun(cls, drawing: Drawing, shown: str, recent: Sequence[int], pending: Pending) -> Course:
         """The course after `shown`; raises UsageError if the rules forbid it."""
         shape = None if drawing.rules is None else constraints.begun(drawing.rules, shown)
         most = REMEMBERED if drawing.settings.no_repeat_ngram else RECENT
-        return cls(drawing, shape, pending, recent=deque(recent, maxlen=most))
+        tail = "" if drawing.copies is None else (drawing.tokenizer.decode(recent) + pending.text)[-drawing.copies.longest :]
+        return cls(drawing, shape, pending, tail=tail, recent=deque(recent, maxlen=most))
 
     def copy(self) -> Course:
         """Another course that goes on from here."""
@@ -146,7 +167,7 @@ class Course:
     @property
     def bound(self) -> bool:
         """Whether not every token may come next."""
-        return self.shape is not None or bool(self.pending) or bool(self.rest and self.drawing.settings.ban)
+        return self.shape is not None or bool(self.pending.text) or bool(self.rest and self.drawing.settings.ban)
 
     @property
     def free(self) -> bool:
@@ -157,10 +178,12 @@ class Course:
     @property
     def key(self) -> object:
         """What the tokens that may come next depend on; None if on more than is worth remembering."""
+        if self.pending.text:
+            return None
         if self.shape is None:
-            return (self.pending, self.rest) if self.bound else ()
+            return self.rest if self.bound else b""
         shape = self.shape.key
-        return None if shape is None else (shape, self.pending, self.rest)
+        return None if shape is None else (shape, self.rest)
 
     @property
     def ended(self) -> bool:
@@ -168,90 +191,131 @@ class Course:
         return self.shape is not None and self.shape.ended
 
     @property
-    def complete_text(self) -> bool:
-        """Whether the text may stop here because it was long enough: only a pattern minds."""
-        return self.shape is None or self.shape.rules.pattern is None or self.complete
+    def pattern(self) -> Pattern | None:
+        """What the whole text must match."""
+        return None if self.drawing.rules is None else self.drawing.rules.pattern
 
     @property
     def complete(self) -> bool:
         """Whether the text would do as it is."""
-        return not self.pending and not self.rest and (self.shape is None or self.shape.may_end)
+        return not self.pending.text and not self.rest and (self.shape is None or self.shape.may_end)
 
     def mask(self) -> NDArray[np.float64]:
-        """0 for each token (V,) that may come next, -inf for the others."""
+        """0 for each token (V,) that may come next, -inf for the others; the hope of those that hold only part of what is
+        pending."""
+        if self.pattern is not None:
+            self.pattern.begin()
         may = self.drawing.vocabulary.allowed(self.rest, self._fits, self._may_begin)
         if self.drawing.at_eos == "end" and self.complete:
             may[EOS] = True
-        return np.where(may, 0.0, -math.inf)
+        mask = np.where(may, 0.0, -math.inf)
+        if self.pending.text:
+            mask[[token for token in np.flatnonzero(may) if not self._finishes(int(token))]] = -math.inf
+            for token, way in self.pending.ways.items():
+                mask[token] = way.hope
+        return mask
 
     def choose(self, logits: Floats, uniform: Sampler) -> tuple[int, float]:
-        """The next token and its log-probability (nats; the model's own); raises NothingLeft if none may come."""
+        """The next token and its log-probability (nats; the model's own, given what is pending); raises NothingLeft."""
         added, compiled = self.drawing.added(self)
-        settings, copies = self.drawing.settings, self.drawing.copies
-        redraws = 0
         while True:
-            number = uniform(redraws)
-            drawn = compiled(logits, settings.temp, number) if compiled is not None and not redraws else None
-            if drawn is None and self.drawing.plain:
-                drawn = sampling.draw(logits, added, settings.temp, number)
-            if drawn is None:
-                token = sampling.choose(logits + added, settings, tuple(self.recent), number)
-                drawn = token, sampling.log_probability(logits, token)
-            if copies is None or not self.offends(drawn[0]):
-                return drawn
-            if not redraws:
-                added = added.copy()
-            added[drawn[0]] = -math.inf
-            redraws += 1
+            try:
+                token, logprob = self._chosen(logits, added, compiled, uniform(len(self.refused)))
+            except NothingLeft as error:
+                if self.drawing.copies is None or not self.refused:
+                    raise
+                message = f"whatever comes here makes a copy of more than {self.drawing.copies.longest} characters."
+                raise NothingLeft(message, "Give a larger --max-copy, or another --seed.") from error
+            if not self.offends(token):
+                return token, logprob + self.pending.hope_after(token) - self.pending.hope
+            self.refused += (token,)
+
+    def _chosen(
+        self, logits: Floats, added: NDArray[np.float64], compiled: CompiledDraw | None, number: float
+    ) -> tuple[int, float]:  # fmt: skip
+        settings = self.drawing.settings
+        if self.refused:
+            added, compiled = added.copy(), None
+            added[list(self.refused)] = -math.inf
+        drawn = None if compiled is None else compiled(logits, settings.temp, number)
+        if drawn is not None:
+            return drawn
+        if self.drawing.plain:
+            return sampling.draw(logits, added, settings.temp, number)
+        token = sampling.choose(logits + added, settings, tuple(self.recent), number)
+        return token, sampling.log_probability(logits, token)
 
     def accept(self, token: int) -> None:
         """Go on with `token`."""
         self.recent.append(token)
-        if self.shape is None and not self.pending and self.drawing.copies is None and not self.drawing.settings.ban:
+        self.refused = ()
+        if self.shape is None and not self.pending.text and self.drawing.copies is None and not self.drawing.settings.ban:
             return
         text, self.rest = self.drawing.vocabulary.read(token, self.rest)
-        hidden = min(len(self.pending), len(text))
-        self.pending, text = self.pending[hidden:], text[hidden:]
+        text, self.pending = text[len(self.pending.text) :], self.pending.ways.get(token, NOTHING)
         if self.drawing.copies is not None:
             self.tail = (self.tail + text)[-self.drawing.copies.longest :]
         if self.shape is not None:
             self.shape = self.shape.reading(text) or self.shape
 
+    def leaves_half(self, token: int) -> bool:
+        """Whether `token` leaves half a character."""
+        return bool(self.drawing.vocabulary.read(token, self.rest)[1])
+
     def offends(self, token: int) -> bool:
-        """Whether `token` would make too long a copy of the training text."""
-        copies = self.drawing.copies
-        return copies is not None and copies.offends(
-            self.tail, self.drawing.vocabulary.read(token, self.rest)[0][len(self.pending) :]
-        )
+        """Whether `token` would make too long a copy of the training text, or leave nothing else to come.
+
+        What the rules demand, such as the prefix of a line, is not the model's fault; a line end that they demand only
+        because the line got too long could stand elsewhere.
+        """
+        copies, shape = self.drawing.copies, self.shape
+        if copies is None:
+            return False
+        text = self._new(token)
+        demanded = 0 if shape is None or shape.cut else len(shape.forced)
+        if copies.offends(self.tail + text[:demanded], text[demanded:]):
+            return True
+        after = None if shape is None or demanded else shape.reading(text)
+        if shape is None or after is None or not after.due or after.line == shape.line:
+            return False
+        letters = [letter for letter in after.next_letters if not self.drawing.tokenizer.unknown(letter)]
+        return all(copies.offends(self.tail + text + after.forced, letter) for letter in letters)
 
     def overflows(self, token: int) -> bool:
         """Whether `token` would make its line too long."""
         if self.shape is None or not self.shape.rules.width:
             return False
-        text, _ = self.drawing.vocabulary.read(token, self.rest)
-        after = self.shape.reading(text[len(self.pending) :])
-        return after is not None and after.over
+        text = self._new(token)
+        half = not self.pending.text and self.leaves_half(token)
+        room = self.shape.rules.width - self.shape.column
+        return len(text.partition("\n")[0]) + half > max(room, 0)
 
     def breaks(self, token: int) -> bool:
         """Whether a line may be broken before `token`: it begins with a space, and the line is not empty."""
         shape = self.shape
         text, _ = self.drawing.vocabulary.read(token, self.rest)
-        return shape is not None and not self.pending and not shape.forced and not shape.blank and text.startswith(" ")
+        return shape is not None and not self.pending.text and not shape.forced and not shape.blank and text.startswith(" ")
+
+    def _finishes(self, token: int) -> bool:
+        """Whether `token` holds all that is pending."""
+        return len(self.drawing.vocabulary.read(token, self.rest)[0]) >= len(self.pending.text)
+
+    def _new(self, token: int) -> str:
+        """What `token` adds to the text that is not in the prompt."""
+        return self.drawing.vocabulary.read(token, self.rest)[0][len(self.pending.text) :]
 
     def _fits(self, text: str) -> bool:
-        if self.pending.startswith(text):
-            return True
-        if not text.startswith(self.pending):
+        if len(text) < len(self.pending.text):
+            return self.pending.text.startswith(text)
+        if not text.startswith(self.pending.text):
             return False
-        text = text[len(self.pending) :]
+        text = text[len(self.pending.text) :]
         if any(letter in self.drawing.settings.ban for letter in text):
             return False
         return self.shape is None or self.shape.reading(text) is not None
 
     def _may_begin(self, rest: bytes) -> bool:
-        if self.pending:
-            return self.pending[0].encode("utf-8").startswith(rest)
-        return self.shape is None or self.shape.may_begin(rest)
+        return not self.pending.text and (self.shape is None or self.shape.may_begin(rest))
 
 
 class Sampler(Protocol):
@@ -273,7 +337,3 @@ def _bias(text: str) -> tuple[str, float]:
             f"--bias is {text!r}; expected TEXT=NUMBER, the number at most {MOST_BIAS:g} either way.", "Type for example e=-2."
         )
     return name.replace("\\n", "\n"), bias
-
-
-def _in_another_case(letter: str, tokenizer: Tokenizer) -> bool:
-    return any(len(other) == 1 and not tokenizer.unknown(other) for other in (letter.upper(), letter.lower()))

@@ -29,7 +29,7 @@ from charrnn.decoding import kernel, sampling
 from charrnn.decoding.cells import Cell, arranged, input_bias, make_cell
 from charrnn.decoding.compiled import CompiledDraw, CompiledNet, Drawn
 from charrnn.decoding.kernel import Library
-from charrnn.errors import CheckpointError
+from charrnn.errors import CharrnnError, CheckpointError
 
 if TYPE_CHECKING:
     from charrnn.runs.model import Model
@@ -97,7 +97,7 @@ class Engine:
         self._named = named = _checked(config, weights)
         self.config = config
         self.vocab_size = config.vocab_size
-        self.kernel = kernel
+        self.kernel, self.narrow = kernel, narrow and kernel is not None
         self._arrays = 2 if config.cell == "lstm" else 1
         self._input = _Input(config, named, table_bytes)
         self._fast = CompiledNet(kernel, config, named, narrow) if kernel else None
@@ -132,15 +132,20 @@ class Engine:
     def run(self, state: State, logits: Floats, draws: Draws) -> Drawn:
         """Draw tokens in a row, the first from `logits` (V,), and read each after `state`, with as little between as can be.
 
-        In one call of the kernel if there is one; it may draw fewer tokens than numbers were given, perhaps none.
-        Raises CharrnnError if there is nothing to choose from at the first.
+        In one call of the kernel if there is one. There may be fewer tokens than numbers, with a kernel even none.
+        Raises CharrnnError (without a kernel) if there is nothing to choose from at the first.
         """
         table = self._input.table
         if self._fast is not None and draws.compiled is not None and table is not None:
             return self._fast.run(state, logits, table, self._input.known, draws.compiled, draws.temp, draws.numbers)
         drawn = Drawn([], [], [], [])
         for number in draws.numbers.tolist():
-            token, logprob = sampling.draw(logits, draws.added, draws.temp, number)
+            try:
+                token, logprob = sampling.draw(logits, draws.added, draws.temp, number)
+            except CharrnnError:
+                if not drawn.tokens:
+                    raise
+                return drawn  # those before it are good; whoever goes on meets it first
             logits, state = self.step_one(token, state)
             drawn.tokens.append(token)
             drawn.logprobs.append(logprob)
@@ -171,7 +176,13 @@ class Engine:
         return state
 
     def follow(self, ids: Ids, state: State) -> tuple[Floats, State]:
-        """See Follower; the output layer runs once for all ids, as a matrix product."""
+        """See Follower; the output layer runs once for all ids, as a matrix product, unless its weights are rounded, too."""
+        if self.narrow:
+            rows = []
+            for token in ids.tolist():
+                logits, state = self.step_one(token, state)
+                rows.append(logits)
+            return np.array(rows, np.float32).reshape(len(rows), self.vocab_size), state
         outputs = np.empty((len(ids), self.config.hidden_size), np.float32)
         for place, token in enumerate(ids.tolist()):
             state = self._recur_one(token, state)
@@ -252,6 +263,7 @@ class _Input:
 
     def address(self, token: int) -> int:
         """Where the row of one token lies, until the next call."""
+        assert token >= 0  # the kernel does not count from the end
         if self.table is None or not self.known[token]:
             row = self.row(token)
             return int(row.ctypes.data)

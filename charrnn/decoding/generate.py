@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from charrnn.config import SamplingConfig, ShapingConfig
 from charrnn.decoding.course import RECENT, AtEos, Copies, Course, Drawing
 from charrnn.decoding.engine import Engine, Floats, Follower, Ids, State, Stepper
+from charrnn.decoding.pending import NOTHING, Pending, explored
 from charrnn.decoding.voice import Prefix, Token, Voice
 from charrnn.text.tokenizers import Tokenizer
 
@@ -71,21 +72,30 @@ def stream(
     a model that learnt from a single document. <pad>, <bos> and <unk> are never drawn.
 
     `shown` is what the text begins with already, for `shaping`; `recent` are ids before the prefix's end, for the
-    penalties; `pending` is the end of the prompt that the prefix has not read (see healing.py): pieces that begin with it
-    are drawn, and it is not shown again. `copies` refuses tokens that copy too much. Tokens that may yet be taken back,
-    because a line gets too long or the text does not match a pattern, are yielded when that is decided.
+    penalties and `copies`, which refuses tokens that copy too much; `pending` is the end of the prompt that the prefix has
+    not read (see healing.py): pieces that begin with it are drawn, and it is not shown again; the log-probabilities are
+    those given that they do. Tokens that may yet be taken back, because a line gets too long or the text does not match a
+    pattern, are yielded when that is decided.
 
     Raises UsageError if the settings cannot be met, CharrnnError if no text that matches was found or the model's scores
     are no numbers.
     """
     drawing = Drawing(tokenizer, settings, shaping, at_eos, copies, getattr(engine, "kernel", None))
-    course = Course.begun(drawing, shown, recent, pending)
+    course = Course.begun(drawing, shown, recent, pieces_pending(engine, drawing, prefix, pending))
     voice = Voice(course, prefix, seed, stream_index, attempt, length)
     while not voice.ended:
         if isinstance(engine, Engine) and voice.free:
             prefix = yield from _run_ahead(engine, voice, prefix)
         yield from voice.draw(prefix)
         prefix = _after(engine, voice)
+
+
+def pieces_pending(engine: Stepper, drawing: Drawing, prefix: Prefix, text: str) -> Pending:
+    """What is pending after `prefix`: `text`, in whatever pieces the model would write it."""
+    if not text:
+        return NOTHING
+    usual = drawing.tokenizer.encode(text).tolist()
+    return explored(engine, drawing.vocabulary, prefix.state, prefix.logits, text, usual)
 
 
 def _after(engine: Stepper, voice: Voice) -> Prefix:
@@ -134,7 +144,7 @@ def draw_many(
     to a boundary that a matrix product's other rounding tips them (less than 1e-5 away).
     """
     drawing = Drawing(tokenizer, settings, shaping, at_eos, copies, getattr(engine, "kernel", None))
-    course = Course.begun(drawing, shown, recent, pending)
+    course = Course.begun(drawing, shown, recent, pieces_pending(engine, drawing, prefix, pending))
     voices = {index: Voice(course.copy(), prefix, seed, index, 0, length) for index in range(first, first + count)}
     prefixes = dict.fromkeys(voices, prefix)
     batch: list[Prefix] = []  # those whose states stand, in this order, in `state`
@@ -150,9 +160,9 @@ def draw_many(
         if not before:
             return
         if not (len(before) == len(batch) and all(map(operator.is_, before, batch))):  # some ended, or were taken back
-            state = _stacked(before)
+            state = stacked(before)
         logits, state = engine.step(np.array([voice.token for voice in going.values()]), state)
-        batch = [Prefix(_row(state, row), logits[row], one.position + 1) for row, one in enumerate(before)]
+        batch = [Prefix(row_of(state, row), logits[row], one.position + 1) for row, one in enumerate(before)]
         prefixes = dict(zip(going, batch, strict=True))
 
 
@@ -163,15 +173,15 @@ def _run_together(engine: Engine, voices: dict[int, Voice], prefixes: dict[int, 
     count = min(len(draw.numbers) for draw in draws)
     numbers = np.array([draw.numbers[:count] for draw in draws]).T  # (N, B)
     logits = np.stack([one.logits for one in before])
-    for tokens, logprobs, state, after in engine.run_many(_stacked(before), logits, draws[0].added, draws[0].temp, numbers):
+    for tokens, logprobs, state, after in engine.run_many(stacked(before), logits, draws[0].added, draws[0].temp, numbers):
         chosen = zip(voices.items(), tokens.tolist(), logprobs.tolist(), strict=True)
         for row, ((index, voice), token, logprob) in enumerate(chosen):
             if not voice.ended:
                 yield from ((index, one) for one in voice.take(token, logprob, prefixes[index]))
-                prefixes[index] = Prefix(_row(state, row), after[row], prefixes[index].position + 1)
+                prefixes[index] = Prefix(row_of(state, row), after[row], prefixes[index].position + 1)
 
 
-def _stacked(prefixes: Sequence[Prefix]) -> State:
+def stacked(prefixes: Sequence[Prefix]) -> State:
     """The states of single streams as one batch."""
     return tuple(map(np.concatenate, zip(*(one.state for one in prefixes), strict=True)))
 
@@ -204,6 +214,6 @@ def _follow(engine: Stepper, ids: Ids, state: State) -> tuple[Floats, State]:
     return np.concatenate(rows), state
 
 
-def _row(state: State, row: int) -> State:
+def row_of(state: State, row: int) -> State:
     """One stream of a batch, as views: read-only, as the state is."""
     return tuple([array[row : row + 1] for array in state])  # a list is quicker here than a generator

@@ -18,7 +18,7 @@
 #define CHUNK 512 /* pairs */
 #define FINEST 8191.0f
 
-typedef float lanes __attribute__((vector_size(64), aligned(4)));
+typedef float lanes __attribute__((vector_size(64), aligned(4), may_alias));
 
 struct matrix { const void *weights; const float *scale; int64_t in, out; };
 
@@ -48,7 +48,7 @@ static inline float exp_(float x)
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;
     float y = 1.0f / 720 + r * (1.0f / 5040);
     y = 1.0f + r * (1.0f + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * y)))));
-    int32_t power = (int32_t)((uint32_t)bits << 23) + (127 << 23);
+    uint32_t power = ((uint32_t)bits << 23) + (127u << 23);
     float two;
     memcpy(&two, &power, 4);
     return y * two;
@@ -154,9 +154,16 @@ static void add_products(const int8_t *w, const int16_t *x, int64_t pairs, int32
 static void product_int8(const struct matrix *m, const float *x, float *y, int16_t *rounded)
 {
     float most = 1e-30f;
+    int finite = 1;
     for (int64_t k = 0; k < m->in; k++) {
         float size = fabsf(x[k]);
         most = size > most ? size : most;
+        finite &= size < INFINITY;
+    }
+    if (!finite) { /* there is no whole number for these, and a spoilt model must be found out */
+        for (int64_t j = 0; j < m->out; j++)
+            y[j] = NAN;
+        return;
     }
     float fine = FINEST / most;
     for (int64_t k = 0; k < m->in; k++)
@@ -213,7 +220,7 @@ static void rnn(const float *restrict gates, const float *restrict added, float 
 {
     for (int64_t j = 0; j < size; j++) {
         float sum = gates[j] + added[j];
-        h[j] = relu ? (sum > 0 ? sum : 0) : tanh_(sum);
+        h[j] = relu ? (sum < 0 ? 0 : sum) : tanh_(sum); /* nan stays nan */
     }
 }
 
@@ -240,8 +247,8 @@ void charrnn_step(const struct net *net, const float *row, int64_t wants_logits)
         } else {
             const float *from = h;
             if (l) {
-                memcpy(both, x, size * sizeof(float));
-                memcpy(both + size, h, size * sizeof(float));
+                memcpy(both, x, (size_t)size * sizeof(float));
+                memcpy(both + size, h, (size_t)size * sizeof(float));
                 from = both;
             }
             product(&layer->recurrent, from, sums, spare);
@@ -259,22 +266,22 @@ void charrnn_step(const struct net *net, const float *row, int64_t wants_logits)
         net->logits[v] += net->output_bias[v];
 }
 
-static float highest(const float *values, int64_t count)
+static double highest(const double *scores, int64_t count)
 {
-    float peak = -INFINITY;
+    double top = -INFINITY;
     for (int64_t v = 0; v < count; v++)
-        peak = values[v] > peak ? values[v] : peak;
-    return peak;
+        top = scores[v] > top ? scores[v] : top;
+    return top;
 }
 
-/* Weights e**((values - peak) * steepness) into `weights`, their sums by blocks of 64 into `blocks`; returns the sum. */
-static double exponentials(const float *values, int64_t count, float peak, double steepness, float *weights, double *blocks)
+/* Weights e**((scores - top) * steepness) into `weights`, their sums by blocks of 64 into `blocks`; returns the sum. */
+static double exponentials(const double *scores, int64_t count, double top, double steepness, float *weights, double *blocks)
 {
     double total = 0;
     for (int64_t from = 0; from < count; from += PANEL) {
         int64_t to = from + PANEL < count ? from + PANEL : count;
         for (int64_t v = from; v < to; v++) {
-            float exponent = (float)(((double)values[v] - (double)peak) * steepness);
+            float exponent = (float)((scores[v] - top) * steepness);
             weights[v] = exponent < -87.0f ? 0.0f : exp_(exponent);
         }
         double block = 0;
@@ -303,21 +310,23 @@ static int64_t pointed_at(const float *weights, const double *blocks, int64_t co
 }
 
 /* The token at `uniform` under logits + bias at temperature 1 / steepness (0: greedy), or -1 if there is nothing to choose
-   from; its log-probability under the logits alone goes to `logprob`. `work` has room for 2V floats and V / 64 + 1 doubles
-   before them. */
+   from; its log-probability under the logits alone goes to `logprob`. Scores are doubles, as in NumPy: a bias of 1000 on a
+   float would take four of its digits. `work` has room for 3V / 2 + V / 64 + 2 doubles. */
 int64_t charrnn_draw(
-    const float *logits, const float *bias, int64_t count, double steepness, double uniform, double *work, double *logprob)
+    const float *logits, const double *bias, int64_t count, double steepness, double uniform, double *work, double *logprob)
 {
-    double *blocks = work;
-    float *weights = (float *)(work + count / PANEL + 1), *scores = weights + count;
-    float peak = highest(logits, count);
+    double *blocks = work, *scores = blocks + count / PANEL + 1;
+    float *weights = (float *)(scores + count);
     for (int64_t v = 0; v < count; v++)
-        scores[v] = logits[v] + bias[v];
-    float top = highest(scores, count);
-    if (!(fabsf(peak) < INFINITY && fabsf(top) < INFINITY))
+        scores[v] = logits[v];
+    double peak = highest(scores, count);
+    double sum = exponentials(scores, count, peak, 1.0, weights, blocks);
+    if (!(sum >= 1.0)) /* nan: there is one among the logits, or an infinite one, or none above -inf */
         return -1;
-    double sum = exponentials(logits, count, peak, 1.0, weights, blocks);
-    if (!(sum >= 1.0)) /* a nan among the logits */
+    for (int64_t v = 0; v < count; v++)
+        scores[v] = scores[v] - peak + bias[v];
+    double top = highest(scores, count);
+    if (!(fabs(top) < INFINITY))
         return -1;
     int64_t token = 0;
     if (steepness == 0)
@@ -325,7 +334,7 @@ int64_t charrnn_draw(
             token++;
     else
         token = pointed_at(weights, blocks, count, uniform * exponentials(scores, count, top, steepness, weights, blocks));
-    *logprob = (double)logits[token] - (double)peak - log(sum);
+    *logprob = (double)logits[token] - peak - log(sum);
     return token;
 }
 
@@ -334,7 +343,7 @@ int64_t charrnn_draw(
    `rows` are the folded rows, those with a byte in `known` being made. Returns how many were drawn and read; fewer than
    `most` if the next one's row is missing or there is nothing to choose from. */
 int64_t charrnn_run(
-    const struct net *net, const float *rows, const uint8_t *known, const float *bias, double steepness, const double *uniforms,
+    const struct net *net, const float *rows, const uint8_t *known, const double *bias, double steepness, const double *uniforms,
     int64_t most, double *work, int64_t *tokens, double *logprobs, float *states, float *logits)
 {
     int64_t vocabulary = net->vocabulary, arrays = net->cell == 0 ? 2 : 1, gates = net->cell == 0 ? 4 : net->cell == 1 ? 3 : 1;
@@ -345,8 +354,8 @@ int64_t charrnn_run(
             return i;
         charrnn_step(net, rows + token * gates * net->hidden, 1);
         tokens[i] = token;
-        memcpy(states + i * floats, net->state, floats * sizeof(float));
-        memcpy(logits + i * vocabulary, net->logits, vocabulary * sizeof(float));
+        memcpy(states + i * floats, net->state, (size_t)floats * sizeof(float));
+        memcpy(logits + i * vocabulary, net->logits, (size_t)vocabulary * sizeof(float));
     }
     return most;
 }

@@ -174,9 +174,7 @@ def draw_rows(logits: Logits, added: Logits, temp: float, uniforms: Logits) -> t
     scores -= peaks
     scores *= min(1.0 / temp, _STEEPEST)
     cumulative = np.exp(scores).cumsum(axis=1)
-    last = cumulative[:, -1:]
-    tokens = (cumulative <= uniforms[:, None] * last).sum(axis=1)
-    tokens = np.where(tokens < logits.shape[1], tokens, (cumulative >= last).argmax(axis=1))
+    tokens = (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1)
     return tokens, raw[rows, tokens] - totals
 
 
@@ -257,13 +255,12 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 
 
 def _inverse_cdf(scores: Logits, uniform: float) -> int:
-    """The token at `uniform`; the highest of `scores` is 0."""
+    """The token at `uniform`; the highest of `scores` is 0.
+
+    There is one: `uniform` is at most 1 - 2**-53, so its product with the total lies below the total, even when rounded.
+    """
     cumulative = np.exp(scores).cumsum()
-    total = cumulative[-1]
-    index = int(cumulative.searchsorted(uniform * total, "right"))
-    if index == len(cumulative):  # rounding took `uniform * total` up to the total
-        index = int(cumulative.searchsorted(total))
-    return index
+    return int(cumulative.searchsorted(uniform * cumulative[-1], "right"))
 
 
 def _peak(logits: Logits) -> float:

@@ -17,18 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from charrnn import durable
-from charrnn.decoding import generate, healing, memory
+from charrnn.decoding import generate, memory
 from charrnn.decoding import settings as all_settings
-from charrnn.decoding.course import RECENT, REMEMBERED, Copies
+from charrnn.decoding.course import RECENT, REMEMBERED, Copies, Drawing
 from charrnn.decoding.events import Ended, Listing, Notice, Output, Problem, Text, Typed
 from charrnn.decoding.generate import Prefix, Token
 from charrnn.decoding.settings import Settings, did_you_mean
-from charrnn.decoding.tree import Node, Partner, Tree, text_of
+from charrnn.decoding.tree import Node, Partner, Tree, tokens_of
 from charrnn.errors import CannotCreateError, CharrnnError
-from charrnn.text.tokenizers import EOS, Tokenizer, well_formed
+from charrnn.text.tokenizers import EOS, well_formed
 
 EXCERPT = 40  # characters of the text's end that are shown to say where one is
 NAMED_CHARACTERS = 8
+MOST_TOKENS = 4  # for a character, of a byte model
 
 
 @dataclass
@@ -111,7 +112,9 @@ class Session:
         finally:
             self._keep(answer, attempt)
         if answer.stopped and not answer.pieces:
-            yield Notice("The answer begins with a stop text. Type a line, ask again with /retry, or type /set stop off.")
+            yield Notice(
+                "The answer is empty: a stop or the pattern ends it at once. Type a line, /retry, or change the settings."
+            )
 
     def _enough(self, answer: _Answer) -> bool:
         """Whether an answer is as long as it may be, or has come to the end of a document (which is its last line end)."""
@@ -123,30 +126,20 @@ class Session:
         Only where a pattern has to be met in time does the stream itself know how long an answer may be.
         """
         settings = self.settings
-        prefix, pending = self._healed(prefix, base)
+        remembered = REMEMBERED if settings.no_repeat_ngram else RECENT
+        opening = self.tree.opening(base, prefix, max(remembered, MOST_TOKENS * settings.max_copy))
         return generate.stream(
-            self.partner.engine, self.partner.tokenizer, prefix, settings, seed=settings.seed, attempt=attempt,
-            length=settings.length if settings.regex else None, at_eos=self.partner.at_eos, shaping=settings, pending=pending,
-            recent=self.tree.recent(base, REMEMBERED if settings.no_repeat_ngram else RECENT), copies=self._copies(),
+            self.partner.engine, self.partner.tokenizer, opening.prefix, settings, seed=settings.seed, attempt=attempt,
+            length=settings.length if settings.regex else None, at_eos=self.partner.at_eos, shaping=settings,
+            recent=opening.recent, shown=opening.shown, pending=opening.pending, copies=self._copies(settings),
         )  # fmt: skip
 
-    def _healed(self, prefix: Prefix, base: int) -> tuple[Prefix, str]:
-        """What comes before the pieces of your line that the answer may still change, and their text; see healing.py."""
-        node, partner = self.tree.nodes[base], self.partner
-        stable = healing.stable(partner.tokenizer, node.text) if node.kind == "you" else len(node.text)
-        if stable == len(node.text):
-            return prefix, ""
-        before = self.tree.prefix(node.parent)
-        assert before is not None
-        return generate.prime(partner.engine, partner.tokenizer.encode(node.text[:stable]), before), node.text[stable:]
-
-    def _copies(self) -> Copies | None:
+    def _copies(self, settings: Settings) -> Copies | None:
         """What --max-copy watches with; loaded when first wanted."""
-        longest = self.settings.max_copy
-        if not longest or self.partner.watch is None:
+        if not settings.max_copy or self.partner.watch is None:
             return None
-        if self._watched is None or self._watched.longest != longest:
-            self._watched = self.partner.watch(longest)
+        if self._watched is None or self._watched.longest != settings.max_copy:
+            self._watched = self.partner.watch(settings.max_copy)
         return self._watched
 
     def _keep(self, answer: _Answer, attempt: int) -> None:
@@ -157,7 +150,7 @@ class Session:
         if not answer.pieces and not answer.stopped:
             return
         text, after = "".join(answer.pieces), None
-        ids = _tokens_of(text, answer.ids, self.partner.tokenizer)
+        ids = tokens_of(text, answer.ids, self.partner.tokenizer)
         if ids == answer.ids and answer.last is not None:
             after = generate.prime(self.partner.engine, [answer.last.id], answer.last.prefix)
         self.tree.add(Node(answer.base, "model", tuple(ids), text, self.settings.seed, attempt), after)
@@ -188,8 +181,15 @@ class Session:
             return
         name, value = all_settings.canonical(name), value.strip()
         if value:
-            self.settings = all_settings.changed(self.settings, name, value)
+            changed = all_settings.changed(self.settings, name, value)
+            self.check(changed)
+            self.settings = changed
         yield Notice(f"{name} is {all_settings.shown(self.settings, name)}")
+
+    def check(self, settings: Settings) -> None:
+        """Raise CharrnnError if this model cannot write under these settings."""
+        Drawing(self.partner.tokenizer, settings, settings, self.partner.at_eos)
+        self._copies(settings)
 
     def retry(self, argument: str) -> Iterator[Output]:
         """Answer the last line once more; the answers before stay in the tree."""
@@ -320,15 +320,6 @@ def wants_file(line: str) -> str | None:
     name, space, rest = line[1:].partition(" ")
     command = _TABLE.get(name.lower()) if is_command(line) and space else None
     return rest if command is not None and command.arguments == "FILE" else None
-
-
-def _tokens_of(text: str, drawn: list[int], tokenizer: Tokenizer) -> list[int]:
-    """Tokens whose text is exactly `text`: as many of the drawn ones as it holds, and its rest encoded anew."""
-    for count in range(len(drawn), 0, -1):
-        part = text_of(drawn[:count], tokenizer)
-        if text.startswith(part):
-            return drawn[:count] + [int(token) for token in tokenizer.encode(text[len(part) :])]
-    return [int(token) for token in tokenizer.encode(text)]
 
 
 def _naming(unknown: list[str]) -> str:

@@ -5,6 +5,7 @@ Bounds and help stand in the fields; the words of a refusal come from charrnn.co
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ from charrnn.errors import UsageError
 
 NO_STOP = "off"
 NOTABLE = ("temp", "length", "seed")
+PATTERNS = ("regex", "stop_regex")  # in which a double quote is a double quote
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,10 @@ def changed(settings: Settings, name: str, value: str) -> Settings:
     """`settings` with one setting as typed; raises UsageError if there is none of that name or the value is wrong."""
     item = _FIELDS[canonical(name)]
     if isinstance(item.default, tuple):
-        several: dict[str, Any] = {item.name: _stops(value)}
+        several: dict[str, Any] = {item.name: _several(item.name, value)}
         return replace(settings, **several)
     if isinstance(item.default, str):
-        text: dict[str, Any] = {item.name: "" if value == NO_STOP else value.replace("\\n", "\n")}
+        text: dict[str, Any] = {item.name: _text(item.name, value)}
         return replace(settings, **text)
     try:
         checked = check_value(item, _number(item, value))
@@ -62,7 +64,8 @@ def shown(settings: Settings, name: str) -> str:
     if isinstance(value, tuple):
         return " ".join(json.dumps(text, ensure_ascii=False) for text in value) or NO_STOP
     if isinstance(value, str):
-        return value.replace("\n", "\\n") or NO_STOP
+        quoted = name not in PATTERNS and (value != value.strip() or value.startswith('"') or value == NO_STOP)
+        return json.dumps(value, ensure_ascii=False) if quoted else value.replace("\n", "\\n") or NO_STOP
     return repr(value) if isinstance(value, int) else f"{value:.12g}"
 
 
@@ -111,7 +114,18 @@ def _too_large(number: Any) -> bool:
     return isinstance(number, int) and abs(number) >= 2**63
 
 
-def _stops(value: str) -> tuple[str, ...]:
+def _text(name: str, value: str) -> str:
+    """One text as it stands, with \\n for a line end; or in double quotes, as JSON has it, which keep spaces at its ends."""
+    if value == NO_STOP:
+        return ""
+    if value.startswith('"') and name not in PATTERNS:
+        with contextlib.suppress(ValueError, RecursionError):
+            quoted = json.loads(value)
+            return _well_formed(quoted) if isinstance(quoted, str) else value
+    return value.replace("\\n", "\n")
+
+
+def _several(name: str, value: str) -> tuple[str, ...]:
     """One text as it stands, with \\n and \\t for line end and tab; or several in double quotes, as JSON has them."""
     if value == NO_STOP:
         return ()
@@ -124,6 +138,12 @@ def _stops(value: str) -> tuple[str, ...]:
         except (ValueError, RecursionError):
             text, end = None, 0
         if not isinstance(text, str):
-            raise UsageError(f"stop is {value}; expected texts in double quotes.", 'Type for example /set stop "\\n\\n" "END"')
+            hint = f'Type for example /set {name} "\\n\\n" "END"'
+            raise UsageError(f"{name} is {value}; expected texts in double quotes.", hint)
         texts, rest = [*texts, text], rest[end:].lstrip()
-    return tuple(text for text in texts if text)
+    return tuple(_well_formed(text) for text in texts if text)
+
+
+def _well_formed(text: str) -> str:
+    """`text` without halves of surrogate pairs, which JSON can spell; charrnn.text would import NumPy for it."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

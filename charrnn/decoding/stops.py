@@ -6,13 +6,13 @@ Works on text alone, so that a stop is found however tokens cut it. Knows nothin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from charrnn.errors import CharrnnError, UsageError
+from charrnn.decoding.patterns import Pattern
+from charrnn.errors import UsageError
 
 CONTEXT = 200  # characters before that a pattern can look back on
 MOST_HELD = 10_000  # characters; a pattern that could begin further back than this does not hold up the text
-SEARCH_SECONDS = 1.0
+NEXT = "a0 .\n"  # letters of each kind that a pattern tells apart at its end
 
 
 class StopFinder:
@@ -60,13 +60,15 @@ class StopFinder:
 class PatternFinder:
     """As StopFinder, for a pattern: lets text through up to the first place from which it matches.
 
-    Text is looked at letter by letter, so that the result does not depend on how it is cut. The pattern may look back
-    CONTEXT characters; a match has at least one.
+    Text is looked at letter by letter, so that the result does not depend on how it is cut; a match that another letter
+    could undo (of `\\bend\\b`, before "endless") waits for that letter. The pattern may look back CONTEXT characters; a
+    match has at least one.
     """
 
-    def __init__(self, pattern: Any) -> None:
-        """`pattern` is one of the package `regex`."""
-        self._pattern = pattern
+    def __init__(self, pattern: str) -> None:
+        """Raises UsageError if it is none."""
+        self._pattern = Pattern(pattern, "--stop-regex")
+        self._looks_ahead = "(?=" in pattern or "(?!" in pattern
         self._before = self._held = ""
 
     def push(self, piece: str) -> tuple[str, bool]:
@@ -83,22 +85,28 @@ class PatternFinder:
         return shown, False
 
     def flush(self) -> str:
-        """See StopFinder."""
-        held, self._held = self._held, ""
+        """See StopFinder; what stands at the end of the text is a match after all."""
+        start, _ = self._search(at_end=True)
+        held, self._held = self._held[:start], ""
         return held
 
-    def _search(self) -> tuple[int, bool]:
+    def _search(self, at_end: bool = False) -> tuple[int, bool]:
         """How much of what is held cannot be part of a match, and whether one begins there."""
         text, position = self._before + self._held, len(self._before)
+        self._pattern.begin()
         while True:
-            try:
-                match = self._pattern.search(text, position, partial=True, timeout=SEARCH_SECONDS)
-            except TimeoutError as error:
-                hint = "Write it without repetitions inside repetitions."
-                raise CharrnnError(f"--stop-regex took more than {SEARCH_SECONDS:g} s on {len(text):,} letters.", hint) from error
-            if match is None or match.start() >= len(text):
+            match = self._pattern.search(text, position)
+            if match is None or match.start() >= len(text) or (at_end and match.partial):
                 return len(self._held), False
             if match.partial or match.end() > match.start():
                 late = match.partial and len(text) - match.start() > MOST_HELD
-                return (len(self._held), False) if late else (match.start() - len(self._before), not match.partial)
+                certain = not match.partial and (at_end or match.end() < len(text) or self._stays(text, match.start()))
+                return (len(self._held), False) if late else (match.start() - len(self._before), certain)
             position = match.end() + 1  # an empty match says nothing
+
+    def _stays(self, text: str, start: int) -> bool:
+        """Whether a match from `start` to the end of `text` is one whatever comes next, as far as a few letters can tell."""
+        if self._looks_ahead:
+            return False
+        matches = (self._pattern.search(text + letter, start) for letter in NEXT)
+        return all(match is not None and not match.partial and match.start() == start for match in matches)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from charrnn.decoding import generate
+from charrnn.decoding import generate, healing
 from charrnn.decoding.course import Copies
 from charrnn.decoding.engine import Stepper
 from charrnn.decoding.generate import Prefix
+from charrnn.decoding.healing import Opening
 from charrnn.text.tokenizers import EOS, Tokenizer
 
 Kind = Literal["root", "you", "model"]
@@ -94,6 +95,31 @@ class Tree:
                 break
         return "".join(reversed(pieces))[-count:]
 
+    def open_line(self, index: int) -> str:
+        """The line that the text is in after node `index`, empty if it has ended."""
+        pieces: list[str] = []
+        for above in self._upwards(index):
+            _, line_end, line = self.nodes[above].text.rpartition("\n")
+            pieces.append(line)
+            if line_end:
+                break
+        return "".join(reversed(pieces))
+
+    def opening(self, index: int, prefix: Prefix, count: int) -> Opening:
+        """What an answer to node `index` goes on from, which is `prefix` unless your line ends within a piece (see healing.py).
+
+        `count` is how many tokens it has to remember; of its shape, only the line that is open counts.
+        """
+        node, tokenizer, line = self.nodes[index], self._partner.tokenizer, self.open_line(index)
+        stable = healing.stable(tokenizer, node.text) if node.kind == "you" else len(node.text)
+        if stable == len(node.text):
+            return Opening(prefix, self.recent(index, count), line)
+        before = self.prefix(node.parent)
+        assert before is not None
+        ids = tokenizer.encode(node.text[:stable]).tolist()
+        recent = (*self.recent(node.parent, count), *ids)[-count:]
+        return Opening(generate.prime(self._partner.engine, ids, before), recent, line, node.text[stable:])
+
     def recent(self, index: int, count: int) -> tuple[int, ...]:
         """The last `count` token ids before whatever follows node `index`."""
         ids: tuple[int, ...] = ()
@@ -143,6 +169,15 @@ def text_of(ids: Sequence[int], tokenizer: Tokenizer) -> str:
         else:
             documents[-1].append(token)
     return "\n".join(tokenizer.decode(document) for document in documents)
+
+
+def tokens_of(text: str, drawn: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Tokens whose text is exactly `text`: as many of the `drawn` ones as it holds, and its rest encoded anew."""
+    for count in range(len(drawn), 0, -1):
+        part = text_of(drawn[:count], tokenizer)
+        if text.startswith(part):
+            return drawn[:count] + [int(token) for token in tokenizer.encode(text[len(part) :])]
+    return [int(token) for token in tokenizer.encode(text)]
 
 
 def _joined(pieces: list[tuple[int, ...]]) -> list[int]:

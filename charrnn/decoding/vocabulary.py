@@ -6,12 +6,13 @@ may leave a rest of its own. Knows nothing of models.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.text.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
+from charrnn.text.tokenizers import BOS, EOS, PAD, REPLACEMENT, UNK, Tokenizer
 
 RESERVED_IDS = (PAD, BOS, UNK)  # never drawn
 
@@ -39,8 +40,8 @@ class Vocabulary:
         if not rest and self._bytes[token].isascii():
             return self._bytes[token].decode("ascii"), b""
         data = rest + self._bytes[token]
-        text, left = decoded(data)
-        return (data.decode("utf-8", "replace"), b"") if text is None else (text, left)
+        text, used = codecs.utf_8_decode(data, "replace", False)  # as what is shown is decoded
+        return text, data[used:]
 
     def allowed(self, rest: bytes, fits: Callable[[str], bool], may_begin: Callable[[bytes], bool]) -> NDArray[np.bool_]:
         """Which tokens (V,) may follow: those whose text `fits` and whose rest, if any, `may_begin` a character that does.
@@ -63,11 +64,23 @@ class Vocabulary:
                     mask[token] = not text_or_none or fits(text_or_none)
         return mask
 
+    def beginning(self, text: str, rest: bytes) -> tuple[NDArray[np.int64], dict[int, tuple[str, bytes]]]:
+        """The tokens that hold all of `text`, and more perhaps; and those that hold a part of it, with what is then left."""
+        mask = self.allowed(
+            rest, lambda piece: text.startswith(piece) or piece.startswith(text), text[0].encode("utf-8").startswith
+        )  # fmt: skip
+        read = {token: self.read(token, rest) for token in np.flatnonzero(mask).tolist()}
+        whole = [token for token, (piece, _) in read.items() if len(piece) >= len(text)]
+        inside = {token: (text[len(piece) :], left) for token, (piece, left) in read.items() if len(piece) < len(text)}
+        return np.array(whole, np.int64), inside
+
     def holding(self, characters: str) -> Iterator[int]:
-        """Tokens whose text, whole on its own, holds one of `characters`."""
+        """Tokens whose text, on its own, holds one of `characters`."""
         for text, tokens in self._whole.items():
             if any(letter in characters for letter in text):
                 yield from tokens
+        if REPLACEMENT in characters:
+            yield from (token for token in self._parts if decoded(self._bytes[token])[0] is None)
 
     def spelling(self, text: str) -> list[int]:
         """The tokens that are `text` and nothing else."""

@@ -1,21 +1,26 @@
 """One text between two steps of the engine: logits in; out come the tokens that are certain, and what to read next.
 
 Knows nothing of engines: whoever steps one asks the voice for the next token after each step.
+
+Some tokens may yet be taken back, and are held. Where lines have a greatest length, those after the last space of a line
+are: a longer line ends there instead. Where the text must match a pattern, those after the last place where it does are;
+the token before that place is held, too, because it may turn out to be the last, and then shows what stops hold back.
 """
 
 from __future__ import annotations
 
-import copy
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from charrnn.decoding.caption import Caption
 from charrnn.decoding.compiled import uniforms
-from charrnn.decoding.course import Course, Drawing
+from charrnn.decoding.course import Course, Sampler
 from charrnn.decoding.engine import Draws, Floats, State
+from charrnn.decoding.patterns import Pattern
 from charrnn.decoding.sampling import NothingLeft, uniform
-from charrnn.decoding.stops import PatternFinder, StopFinder
 from charrnn.errors import CharrnnError
 from charrnn.text.tokenizers import EOS
 
@@ -45,6 +50,15 @@ class Token(NamedTuple):
     prefix: Prefix
 
 
+class _Spot(NamedTuple):
+    """A place to go back to: before the token that was number `held` of those that wait."""
+
+    course: Course
+    prefix: Prefix
+    left: float
+    held: int
+
+
 class Voice:
     """One stream between two steps of the engine: takes logits, draws, and says what of it is certain.
 
@@ -57,18 +71,21 @@ class Voice:
         self._seed, self._stream_index = seed, stream_index
         self._length = math.inf if length is None else length
         rules = course.drawing.rules
-        self._matching = rules is not None and rules.pattern is not None
+        self._pattern = course.pattern
         self._breaking = rules is not None and rules.width > 0
+        self._picky = self._pattern is not None or course.drawing.copies is not None  # a line may end, but not at each space
         self._tries, self._ahead = 0, 1
         self._begin()
 
     def _begin(self) -> None:
         self._course = self._first.copy()
         self._left = self._length
+        self._caption = Caption(self._course.drawing, len(self._course.pending.text))
         self._held: list[tuple[int, float, Prefix]] = []
-        self._break: tuple[Course, Prefix, float, int] | None = None  # where the line may be broken; with len(_held)
-        self._caption = Caption(self._course.drawing, len(self._course.pending))
-        self._matched = self._matching and self._course.complete
+        self._breaks: list[_Spot] = []  # where this line may end
+        self._halves: list[_Spot] = []  # before each token of the character that is not whole yet
+        self._goods = [0] if self._pattern is not None and self._course.complete else []  # numbers held up to which it matches
+        self._told = "" if self._course.shape is None else self._course.shape.text  # with a pattern: all that is shown
         self.ended = self._left <= 0
         self.token, self.before = -1, self._start
 
@@ -78,12 +95,14 @@ class Voice:
             try:
                 return self._draw(prefix)
             except NothingLeft as error:
-                if not self._matching:
+                if self._pattern is None:
                     raise
-                if self._matched:
-                    self.ended = True
-                    return []
-                prefix = self._try_again(error)
+                if self._halves:
+                    prefix = self._without_half()
+                elif self._goods:
+                    return self._end(self._goods[-1])
+                else:
+                    prefix = self._try_again(error)
         return []
 
     @property
@@ -108,8 +127,72 @@ class Voice:
         self.token, self.before = token, prefix
         self._course.accept(token)
         self._left -= 1
-        at_end = token == EOS and self._course.drawing.at_eos == "end"
-        return self._shown(token, logprob, prefix, at_end or self._left <= 0, at_end)
+        return self._shown(token, logprob, prefix, self._at_end or self._left <= 0)
+
+    @property
+    def _at_end(self) -> bool:
+        """Whether the token is the <eos> that ends the stream."""
+        return self.token == EOS and self._course.drawing.at_eos == "end"
+
+    def _numbers(self, position: int) -> Sampler:
+        return partial(self._number, position)
+
+    def _number(self, position: int, redraws: int) -> float:
+        attempt = self._attempt + redraws * _REDRAW + self._tries * _TRY
+        return uniform(self._seed, self._stream_index, position, attempt)
+
+    def _draw(self, prefix: Prefix) -> list[Token]:
+        self.before = prefix
+        token, logprob = self._course.choose(prefix.logits, self._numbers(prefix.position))
+        if self._breaking:
+            if self._course.breaks(token):
+                self._breaks = [*(self._breaks if self._picky else []), self._spot(prefix)]
+            if self._course.overflows(token):
+                token, logprob = self._broken_line()
+        if self._pattern is not None:
+            self._halves = [*self._halves, self._spot(self.before)] if self._course.leaves_half(token) else []
+        self._accept(token)
+        last = self._at_end or self._left <= 0 or self._course.ended
+        if not self._breaking and self._pattern is None:
+            return self._shown(token, logprob, self.before, last, self._course.ended)
+        self._held.append((token, logprob, self.before))
+        return self._certain(last)
+
+    def _spot(self, prefix: Prefix) -> _Spot:
+        return _Spot(self._course.copy(), prefix, self._left, len(self._held))
+
+    def _accept(self, token: int) -> None:
+        shape = self._course.shape
+        self.token = token
+        self._course.accept(token)
+        self._left -= 1
+        if shape is not None and self._course.shape is not None and shape.line != self._course.shape.line:
+            self._breaks = []
+
+    def _broken_line(self) -> tuple[int, float]:
+        """A newline at the last space of the line that can be one or, where the line has none, here; goes back to it."""
+        refusal = NothingLeft("no line can end here.", "Give another --line-length.")
+        for spot in self._breaks[::-1] or [self._spot(self.before)]:
+            course = spot.course.copy()
+            assert course.shape is not None
+            course.shape = course.shape.broken()
+            try:
+                token, logprob = course.choose(spot.prefix.logits, self._numbers(spot.prefix.position))
+            except NothingLeft as error:
+                refusal = error
+                continue
+            self._course, self.before, self._left = course, spot.prefix, spot.left
+            del self._held[spot.held :]
+            self._goods = [good for good in self._goods if good <= spot.held]
+            return token, logprob
+        raise refusal
+
+    def _without_half(self) -> Prefix:
+        """Take back the token after which no character can be made whole; it is not drawn there again."""
+        self._course, prefix, self._left, held = self._halves.pop()
+        self._course.refused += (self._held[held][0],)
+        del self._held[held:]
+        return prefix
 
     def _try_again(self, error: NothingLeft) -> Prefix:
         self._tries += 1
@@ -119,116 +202,66 @@ class Voice:
         self._begin()
         return self._start
 
-    def _draw(self, prefix: Prefix) -> list[Token]:
-        self.before = prefix
-        token, logprob = self._course.choose(prefix.logits, self._number)
-        if self._breaking:
-            if self._course.overflows(token):
-                token, logprob = self._broken_line()
-            elif self._course.breaks(token):
-                self._break = self._course.copy(), prefix, self._left, len(self._held)
-        self.token = token
-        self._course.accept(token)
-        self._left -= 1
-        at_end = token == EOS and self._course.drawing.at_eos == "end"
-        last = at_end or self._left <= 0 or self._course.ended
-        if not (self._breaking or self._matching):
-            return self._shown(token, logprob, self.before, last, at_end)
-        self._held.append((token, logprob, self.before))
-        return self._certain(last, at_end)
-
-    def _number(self, redraws: int) -> float:
-        attempt = self._attempt + redraws * _REDRAW + self._tries * _TRY
-        return uniform(self._seed, self._stream_index, self.before.position, attempt)
-
-    def _broken_line(self) -> tuple[int, float]:
-        """Go back to the last space of the line, or stay where there is none, and draw a newline there."""
-        if self._break is not None:
-            self._course, self.before, self._left, count = self._break
-            del self._held[count:]
-            self._break = None
-        assert self._course.shape is not None
-        self._course.shape = self._course.shape.broken()
-        return self._course.choose(self.before.logits, self._number)
-
-    def _certain(self, last: bool, at_end: bool) -> list[Token]:
+    def _certain(self, last: bool) -> list[Token]:
         """The held tokens that will not be taken back any more; raises NothingLeft if the text can't match."""
-        complete = self._course.complete or at_end
-        self._matched |= self._matching and complete
-        count = len(self._held)
+        if self._pattern is not None:
+            return self._certain_to_match(self._pattern, last)
         if last:
-            if self._matching and not complete:
-                raise NothingLeft("the text ended before it matched.", "Give more --length.")
-        elif self._matching and not complete:
-            if count > MOST_HELD:
-                raise NothingLeft("the text does not come to match.", "Loosen the pattern.")
-            return []
-        elif self._breaking and self._course.shape is not None and self._course.shape.column:
-            count = 0 if self._break is None or self._matching else self._break[3]
-        else:
-            self._break = None
-        released, self._held = self._held[:count], self._held[count:]
-        if self._break is not None:
-            self._break = (*self._break[:3], self._break[3] - count)
-        tokens: list[Token] = []
-        for place, one in enumerate(released):
-            tokens += self._shown(*one, last and place == count - 1, at_end)
-            if self.ended:
-                break
+            return self._end(len(self._held))
+        return self._released(self._breaks[0].held if self._breaks else len(self._held))
+
+    def _certain_to_match(self, pattern: Pattern, last: bool) -> list[Token]:
+        if self._course.complete:
+            if self._stopped(pattern):
+                return self._end(len(self._held))
+            self._goods.append(len(self._held))
+        if last and not self._goods:
+            raise NothingLeft("the text ended before it matched.", "Give more --length.")
+        if last:
+            return self._end(self._goods[-1])
+        if len(self._held) > MOST_HELD:
+            raise NothingLeft("the text does not come to match.", "Loosen the pattern.")
+        sure = self._breaks[0].held if self._breaks else len(self._held)
+        return self._released(max((good - 1 for good in self._goods if 0 < good <= sure), default=0))
+
+    def _stopped(self, pattern: Pattern) -> bool:
+        """Whether a stop ends the text within the held tokens; raises NothingLeft if what is before it does not match."""
+        caption, text = self._caption.copy(), self._told
+        if not caption.may_stop:
+            return False
+        for place, (token, _, _) in enumerate(self._held, 1):
+            piece, found = caption.read(token, place == len(self._held), self._course.ended)
+            text += piece
+            if found and not pattern.matches(text):
+                raise NothingLeft("a stop ends the text before it matches.", "Leave --stop out.")
+            if found:
+                return True
+        return False
+
+    def _end(self, count: int) -> list[Token]:
+        """End the text after so many of the held tokens."""
+        tokens = self._released(count, True, self._course.ended and count == len(self._held))
+        self.ended = True
         return tokens
 
-    def _shown(self, token: int, logprob: float, prefix: Prefix, last: bool, at_end: bool) -> list[Token]:
+    def _released(self, count: int, last: bool = False, at_line_end: bool = False) -> list[Token]:
+        """The first held tokens with their text; if `last`, the text ends with them."""
+        tokens: list[Token] = []
+        for place, (token, logprob, prefix) in enumerate(self._held[:count], 1):
+            tokens += self._shown(token, logprob, prefix, last and place == count, at_line_end)
+            if self.ended:
+                break
+        self._breaks = [spot._replace(held=spot.held - count) for spot in self._breaks]
+        self._halves = [spot._replace(held=spot.held - count) for spot in self._halves]
+        self._goods = [good - count for good in self._goods if good > count]
+        del self._held[:count]
+        return tokens
+
+    def _shown(self, token: int, logprob: float, prefix: Prefix, last: bool, at_line_end: bool = False) -> list[Token]:
         """The token with its text; nothing for an <eos> that ends the stream without any."""
-        text, found = self._caption.read(token, last, self._course.ended)
+        text, found = self._caption.read(token, last, at_line_end)
+        if self._pattern is not None:
+            self._told += text
         self.ended = found or last
-        return [] if at_end and last and not text else [Token(token, text, logprob, prefix)]
-
-
-class Caption:
-    """Tokens as the text that is shown: whole characters, without what is in the prompt already, up to a stop."""
-
-    def __init__(self, drawing: Drawing, hidden: int) -> None:
-        self._tokenizer, self._hidden = drawing.tokenizer, hidden
-        self._end = "" if drawing.at_eos == "end" else "\n"
-        self._decoder = drawing.tokenizer.stream_decoder()
-        self._finders: list[StopFinder | PatternFinder] = []
-        if drawing.stops:
-            self._finders.append(StopFinder(drawing.stops))
-        if drawing.stop_pattern is not None:
-            self._finders.append(PatternFinder(drawing.stop_pattern))
-
-    def copy(self) -> Caption:
-        """Another caption that goes on from here."""
-        other = copy.copy(self)
-        other._decoder = self._decoder.copy()
-        other._finders = [copy.copy(finder) for finder in self._finders]
-        return other
-
-    def read(self, token: int, last: bool, at_line_end: bool) -> tuple[str, bool]:
-        """The text that `token` decides, all that is left of it if it is the `last`, and whether a stop was found.
-
-        The newline after the last line that was asked for (`at_line_end`) is not shown.
-        """
-        if token == EOS:
-            piece = self._decoder.flush() + self._end
-            self._decoder = self._tokenizer.stream_decoder()
-        else:
-            piece = self._decoder.push(token)
-        if last:
-            piece += self._decoder.flush()
-            if at_line_end:
-                piece = piece.removesuffix("\n")
-        if self._hidden:
-            piece, self._hidden = piece[self._hidden :], max(0, self._hidden - len(piece))
-        for number, finder in enumerate(self._finders):
-            piece, found = finder.push(piece)
-            if found:
-                return piece + self._flushed(number + 1, ""), True
-            if last:
-                piece += finder.flush()
-        return piece, False
-
-    def _flushed(self, start: int, piece: str) -> str:
-        for finder in self._finders[start:]:
-            piece = finder.push(piece)[0] + finder.flush()
-        return piece
+        at_end = last and token == EOS and self._course.drawing.at_eos == "end"
+        return [] if at_end and not text else [Token(token, text, logprob, prefix)]
