@@ -106,6 +106,23 @@ def test_rows_are_drawn_as_each_is_alone(
         assert logprob == pytest.approx(sampling.log_probability(many[place], token), abs=1e-9)
 
 
+@pytest.mark.parametrize("temp", [0.0, 0.8])
+def test_compiled_rows_are_drawn_as_each_is_alone(library: Library, temp: float) -> None:
+    generator = np.random.default_rng(3)
+    logits, added = generator.normal(0, 3, (40, 90)).astype(np.float32), np.zeros(90)
+    added[:5] = -math.inf
+    numbers, draws = generator.random(40), CompiledDraw(library, added)
+    found = draws.rows(logits, temp, numbers)
+    assert found is not None
+    alone = [draws(row, temp, float(number)) for row, number in zip(logits, numbers, strict=True)]
+    assert list(zip(found[0].tolist(), found[1].tolist(), strict=True)) == alone
+    apart = draws.rows(logits[::2], temp, numbers[::2])  # rows that do not lie side by side
+    assert apart is not None
+    assert apart[0].tolist() == found[0][::2].tolist()
+    logits[17] = math.nan
+    assert draws.rows(logits, temp, numbers) is None
+
+
 @pytest.mark.parametrize("temp", [0.0, 1.0])
 @pytest.mark.parametrize("place", [0, 1, 70])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "forbidden", "all -inf"])

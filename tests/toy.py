@@ -27,7 +27,11 @@ def tokenizer(kind: str = "char") -> Tokenizer:
     if kind == "subword":
         text = POEMS.read_text(encoding="utf-8")[:30_000]
         return tokenizers.build(TokenizerConfig(tokenizer="subword", vocab_size=400), Counter(text), lambda: [text])[0]
-    return CharTokenizer(np.array(sorted(map(ord, ALPHABET)), np.uint32))
+    return letters(ALPHABET)
+
+
+def letters(alphabet: str) -> Tokenizer:
+    return CharTokenizer(np.array(sorted(map(ord, alphabet)), np.uint32))
 
 
 def config(units: Tokenizer) -> ModelConfig:

@@ -144,7 +144,7 @@ class CompiledDraw:
     def __init__(self, library: Library, added: NDArray[np.float64]) -> None:
         """`added` (V,): 0, a bias, or -inf for a token that is never drawn."""
         count = len(added)
-        self._draw, self._count = library.draw, count
+        self._draw, self._draw_rows, self._count = library.draw, library.draw_rows, count
         self._added = np.array(added, np.float64)
         self._logits = np.zeros(count, np.float32)
         self._work = np.zeros(2 * count + PANEL)
@@ -157,6 +157,18 @@ class CompiledDraw:
         self._logits[:] = logits
         token = self._draw(self._from, self.bias, self._count, steepness(temp), uniform, self.work, self._to)
         return None if token < 0 else (token, self._logprob.value)
+
+    def rows(
+        self, logits: Floats, temp: float, uniforms: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """The same for each row of logits (B, V) with its number of `uniforms` (B,): tokens (B,), log-probabilities (B,)."""
+        logits, uniforms = np.ascontiguousarray(logits), np.ascontiguousarray(uniforms)
+        tokens, logprobs = np.empty(len(logits), np.int64), np.empty(len(logits))
+        drawn = self._draw_rows(
+            logits.ctypes.data, self.bias, self._count, steepness(temp), uniforms.ctypes.data, self.work, len(logits),
+            tokens.ctypes.data, logprobs.ctypes.data,
+        )  # fmt: skip
+        return (tokens, logprobs) if drawn == len(logits) else None
 
 
 def steepness(temp: float) -> float:

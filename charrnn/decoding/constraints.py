@@ -56,18 +56,17 @@ class Shape:
         return shape if shape._suits(self.rules.pattern) else None  # then all shorter texts did, too
 
     def may_begin(self, rest: bytes) -> bool:
-        """Whether `rest`, the first bytes of a character, can become one that may come (it may say so where none can)."""
+        """Whether `rest`, the first bytes of a character, can become one that may come.
+
+        It may say so where a pattern allows none: to ask it for thousands of characters would take too long. Whoever draws
+        takes such a half back.
+        """
         if self.forced:
             return self.forced[0].encode("utf-8").startswith(rest)
         if self.due:
-            letters = [form for form in self.next_letters if form.encode("utf-8").startswith(rest)]
-            return any(self.after(letter) is not None for letter in letters)
-        if self.rules.hard and self.full:
-            return False
-        if self.rules.pattern is None:
-            return True
-        letters = _completions(rest)
-        return not letters or any(self.after(letter) is not None for letter in letters)
+            return any(letter.encode("utf-8").startswith(rest) for letter in self.next_letters)
+        pattern = self.rules.pattern
+        return not (self.rules.hard and self.full) and (pattern is None or not pattern.ascii_alone)
 
     @property
     def full(self) -> bool:
@@ -178,7 +177,8 @@ def begun(rules: Rules, shown: str) -> Shape:
         return replace(_line_begun(shape), column=len(line), forced="")
     if rules.letters and not _same(said.lstrip()[:1], rules.letters[0]):
         return replace(shape, line=-1, column=len(line), blank=False, forced="\n")
-    return replace(shape, column=len(line), blank=not said.strip())
+    shape = replace(shape, column=len(line))
+    return replace(shape, blank=not said.strip() and not shape.full)
 
 
 def _line_begun(shape: Shape) -> Shape:
@@ -193,9 +193,3 @@ def _line_begun(shape: Shape) -> Shape:
 
 def _same(letter: str, other: str) -> bool:
     return letter.casefold() == other.casefold()
-
-
-def _completions(rest: bytes) -> list[str]:
-    """The characters whose UTF-8 is `rest` and one byte more; none if more are missing."""
-    whole = [(rest + bytes([value])).decode("utf-8", "ignore") for value in range(0x80, 0xC0)]
-    return [letter for letter in whole if letter]

@@ -28,7 +28,7 @@ from charrnn.decoding.sampling import NothingLeft
 from charrnn.decoding.stops import PatternFinder, StopFinder
 from charrnn.decoding.vocabulary import RESERVED_IDS, Vocabulary
 from charrnn.errors import UsageError
-from charrnn.text.tokenizers import EOS, Tokenizer
+from charrnn.text.tokenizers import EOS, REPLACEMENT, Tokenizer
 
 RECENT = sampling.PENALIZED  # tokens that the penalties look back on
 REMEMBERED = 1000  # tokens that no-repeat n-gram looks back on
@@ -167,7 +167,8 @@ class Course:
     @property
     def bound(self) -> bool:
         """Whether not every token may come next."""
-        return self.shape is not None or bool(self.pending.text) or bool(self.rest and self.drawing.settings.ban)
+        ban = self.drawing.settings.ban
+        return self.shape is not None or bool(self.pending.text) or bool(ban and (self.rest or REPLACEMENT in ban))
 
     @property
     def free(self) -> bool:
@@ -216,7 +217,10 @@ class Course:
         return mask
 
     def choose(self, logits: Floats, uniform: Sampler) -> tuple[int, float]:
-        """The next token and its log-probability (nats; the model's own, given what is pending); raises NothingLeft."""
+        """The next token and its log-probability (nats; the model's own, given what is pending); raises NothingLeft.
+
+        One that copies too much, or is too long for a whole line, is drawn again.
+        """
         added, compiled = self.drawing.added(self)
         while True:
             try:
@@ -226,7 +230,7 @@ class Course:
                     raise
                 message = f"whatever comes here makes a copy of more than {self.drawing.copies.longest} characters."
                 raise NothingLeft(message, "Give a larger --max-copy, or another --seed.") from error
-            if not self.offends(token):
+            if not self.offends(token) and not (self.shape is not None and self.shape.blank and self.overflows(token)):
                 return token, logprob + self.pending.hope_after(token) - self.pending.hope
             self.refused += (token,)
 

@@ -38,6 +38,7 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 State = tuple[Floats, ...]  # flat, each (B, H); LSTM h0, c0, h1, c1, ...; GRU and RNN h0, h1, ...
 
+READ_AHEAD = 64 << 20  # bytes of weights
 TABLE_BYTES = 64 << 20  # most memory for folded rows of the first layer
 ANOTHER_COPY = "Use another copy of the file, or train again."
 
@@ -100,6 +101,8 @@ class Engine:
         self.kernel, self.narrow = kernel, narrow and kernel is not None
         self._arrays = 2 if config.cell == "lstm" else 1
         self._input = _Input(config, named, table_bytes)
+        # Tokens worth drawing in one go: as many as are read in a millisecond or two, and always some.
+        self.ahead = max(4, min(64, READ_AHEAD // sum(array.nbytes for array in named.values())))
         self._fast = CompiledNet(kernel, config, named, narrow) if kernel else None
         self._batch = 0
 
@@ -154,11 +157,12 @@ class Engine:
         return drawn
 
     def run_many(
-        self, state: State, logits: Floats, added: NDArray[np.float64], temp: float, numbers: NDArray[np.float64]
-    ) -> Iterator[tuple[Ids, NDArray[np.float64], State, Floats]]:
-        """As `run` for many streams: for each row of `numbers` (N, B), tokens (B,), log-probabilities (B,), state, logits."""
-        for row in numbers:
-            tokens, logprobs = sampling.draw_rows(logits, added, temp, row)
+        self, state: State, logits: Floats, draws: Draws
+    ) -> Iterator[tuple[Ids, NDArray[np.float64], State, Floats]]:  # fmt: skip
+        """As `run` for many streams: for each row of the numbers (N, B), tokens (B,), log-probabilities (B,), state, logits."""
+        for row in draws.numbers:
+            drawn = None if draws.compiled is None else draws.compiled.rows(logits, draws.temp, row)
+            tokens, logprobs = drawn or sampling.draw_rows(logits, draws.added, draws.temp, row)
             logits, state = self.step(tokens, state)
             yield tokens, logprobs, state, logits
 

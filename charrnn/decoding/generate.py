@@ -24,6 +24,7 @@ __all__ = ["RECENT", "AtEos", "Copies", "Prefix", "Token", "draw_many", "logprob
 
 _CHUNK_FLOATS = 1 << 20  # logits of given text held at once
 _CHUNK_TOKENS = 512
+TOGETHER = 16  # tokens that many streams draw at once
 ANY_TEXT = ShapingConfig()
 
 
@@ -112,7 +113,7 @@ def _after(engine: Stepper, voice: Voice) -> Prefix:
 
 def _run_ahead(engine: Engine, voice: Voice, prefix: Prefix) -> Generator[Token, None, Prefix]:
     """Tokens that the engine draws many at a time, as long as it can; returns what comes before the next to be drawn."""
-    while (drawn := engine.run(prefix.state, prefix.logits, voice.ahead(prefix.position))).tokens:
+    while (drawn := engine.run(prefix.state, prefix.logits, voice.ahead(prefix.position, engine.ahead))).tokens:
         for token, logprob, state, logits in zip(drawn.tokens, drawn.logprobs, drawn.states, drawn.logits, strict=False):
             yield from voice.take(token, logprob, prefix)
             if voice.ended:
@@ -169,11 +170,11 @@ def draw_many(
 def _run_together(engine: Engine, voices: dict[int, Voice], prefixes: dict[int, Prefix]) -> Iterator[tuple[int, Token]]:
     """Some tokens of streams of which nothing but the logits decides, drawn and read together; `prefixes` goes on with them."""
     before = [prefixes[index] for index in voices]
-    draws = [voice.ahead(prefixes[index].position) for index, voice in voices.items()]
+    draws = [voice.ahead(prefixes[index].position, TOGETHER) for index, voice in voices.items()]
     count = min(len(draw.numbers) for draw in draws)
     numbers = np.array([draw.numbers[:count] for draw in draws]).T  # (N, B)
     logits = np.stack([one.logits for one in before])
-    for tokens, logprobs, state, after in engine.run_many(stacked(before), logits, draws[0].added, draws[0].temp, numbers):
+    for tokens, logprobs, state, after in engine.run_many(stacked(before), logits, draws[0]._replace(numbers=numbers)):
         chosen = zip(voices.items(), tokens.tolist(), logprobs.tolist(), strict=True)
         for row, ((index, voice), token, logprob) in enumerate(chosen):
             if not voice.ended:

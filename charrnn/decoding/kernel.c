@@ -338,6 +338,20 @@ int64_t charrnn_draw(
     return token;
 }
 
+/* A draw from each of `rows` rows of logits, at its own number; returns how many were drawn before one with nothing to
+   choose from. */
+int64_t charrnn_draw_rows(
+    const float *logits, const double *bias, int64_t count, double steepness, const double *uniforms, double *work,
+    int64_t rows, int64_t *tokens, double *logprobs)
+{
+    for (int64_t i = 0; i < rows; i++) {
+        tokens[i] = charrnn_draw(logits + i * count, bias, count, steepness, uniforms[i], work, logprobs + i);
+        if (tokens[i] < 0)
+            return i;
+    }
+    return rows;
+}
+
 /* Draw and read up to `most` tokens: the first from the logits of `net`, each next from those after the one before. Token
    i, its log-probability, and the state and logits after it go to row i of `tokens`, `logprobs`, `states`, `logits`.
    `rows` are the folded rows, those with a byte in `known` being made. Returns how many were drawn and read; fewer than

@@ -72,6 +72,9 @@ class Library:
         self.draw: Any = loaded.charrnn_draw
         self.draw.argtypes = (address, address, whole, number, number, address, address)
         self.draw.restype = whole
+        self.draw_rows: Any = loaded.charrnn_draw_rows
+        self.draw_rows.argtypes = (address, address, whole, number, address, address, whole, address, address)
+        self.draw_rows.restype = whole
         self.run: Any = loaded.charrnn_run
         self.run.argtypes = (*[address] * 4, number, address, whole, *[address] * 5)
         self.run.restype = whole

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 from charrnn.errors import CharrnnError, UsageError
 
 SECONDS = 1.0  # of processor time, for all looks at one place of a text
+_HARMLESS = re.compile(r"\\(?:[nrtbBAZ]|[^A-Za-z0-9])|\(\?[:=!>]|\(\?<[=!]")
+_PLAIN_SET = re.compile(r"\[[^][^:\\][^][\\]*\]")
+_BEYOND_ASCII = re.compile(r"[.\\]|\[\^|\[:|\(\?|\{[^0-9,]")  # any character, a class, the opposite of one, flags, near matches
 
 
 class Pattern:
@@ -18,12 +23,17 @@ class Pattern:
         """Raises UsageError if it is none."""
         import regex  # 20 ms, and few need it
 
-        self._option, self._seconds = option, SECONDS
+        self._option, self._text, self._seconds = option, pattern, SECONDS
         try:
             self._compiled = regex.compile(pattern)
         except (regex.error, RecursionError, OverflowError, ValueError) as error:
             hint = "Patterns are those of Python's `re` and of the package `regex`."
             raise UsageError(f"{option} {pattern[:200]!r} is no pattern: {error}.", hint) from error
+
+    @functools.cached_property
+    def ascii_alone(self) -> bool:
+        """Whether no other character can stand in a match, as far as its spelling tells: it may say no where there is none."""
+        return self._text.isascii() and not _BEYOND_ASCII.search(_PLAIN_SET.sub("", _HARMLESS.sub("", self._text)))
 
     def begin(self) -> None:
         """What follows is about another place of the text."""

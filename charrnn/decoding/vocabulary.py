@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.text.tokenizers import BOS, EOS, PAD, REPLACEMENT, UNK, Tokenizer
+from charrnn.text.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
 
 RESERVED_IDS = (PAD, BOS, UNK)  # never drawn
 
@@ -75,12 +75,15 @@ class Vocabulary:
         return np.array(whole, np.int64), inside
 
     def holding(self, characters: str) -> Iterator[int]:
-        """Tokens whose text, on its own, holds one of `characters`."""
+        """Tokens whose text, whole on its own, holds one of `characters`."""
         for text, tokens in self._whole.items():
             if any(letter in characters for letter in text):
                 yield from tokens
-        if REPLACEMENT in characters:
-            yield from (token for token in self._parts if decoded(self._bytes[token])[0] is None)
+
+    @property
+    def halves(self) -> tuple[int, ...]:
+        """The tokens that are no whole characters."""
+        return tuple(self._parts)
 
     def spelling(self, text: str) -> list[int]:
         """The tokens that are `text` and nothing else."""

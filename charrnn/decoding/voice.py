@@ -24,8 +24,8 @@ from charrnn.decoding.sampling import NothingLeft, uniform
 from charrnn.errors import CharrnnError
 from charrnn.text.tokenizers import EOS
 
-AHEAD = 16  # tokens drawn at once
 MOST_HELD = 10_000  # tokens that wait for a pattern to match
+MOST_HALVES = 20  # beginnings of characters that are tried for a pattern
 TRIES = 20  # texts that are begun for a pattern before giving up
 _REDRAW, _TRY = 1 << 32, 1 << 48  # attempts apart, so that neither a redraw nor a try is a /retry's draw
 
@@ -84,6 +84,7 @@ class Voice:
         self._held: list[tuple[int, float, Prefix]] = []
         self._breaks: list[_Spot] = []  # where this line may end
         self._halves: list[_Spot] = []  # before each token of the character that is not whole yet
+        self._lost = 0  # halves that were taken back at this place
         self._goods = [0] if self._pattern is not None and self._course.complete else []  # numbers held up to which it matches
         self._told = "" if self._course.shape is None else self._course.shape.text  # with a pattern: all that is shown
         self.ended = self._left <= 0
@@ -110,10 +111,10 @@ class Voice:
         """Whether nothing but logits and temperature decides from here on, so that tokens can be drawn ahead and taken."""
         return self._course.free and not self._tries
 
-    def ahead(self, position: int) -> Draws:
-        """The draws of the next tokens: few at first, so that the first character comes at once."""
+    def ahead(self, position: int, most: int) -> Draws:
+        """The draws of the next tokens, up to `most`: few at first, so that the first character comes at once."""
         drawing = self._course.drawing
-        self._ahead = min(2 * self._ahead, AHEAD)
+        self._ahead = min(2 * self._ahead, most)
         place, count = (self._seed, self._stream_index, position, self._attempt), int(min(self._ahead, self._left))
         if drawing.kernel is None:
             numbers = np.array([uniform(*place[:2], position + number, self._attempt) for number in range(count)])
@@ -150,7 +151,9 @@ class Voice:
             if self._course.overflows(token):
                 token, logprob = self._broken_line()
         if self._pattern is not None:
-            self._halves = [*self._halves, self._spot(self.before)] if self._course.leaves_half(token) else []
+            half = self._course.leaves_half(token)
+            self._halves = [*self._halves, self._spot(self.before)] if half else []
+            self._lost = self._lost if half else 0
         self._accept(token)
         last = self._at_end or self._left <= 0 or self._course.ended
         if not self._breaking and self._pattern is None:
@@ -188,9 +191,15 @@ class Voice:
         raise refusal
 
     def _without_half(self) -> Prefix:
-        """Take back the token after which no character can be made whole; it is not drawn there again."""
+        """Take back the token after which no character can be made whole: it is not drawn there again.
+
+        A pattern cannot say which of a million characters it would take, so they are tried; after MOST_HALVES that failed at
+        one place, others than halves are drawn there.
+        """
+        self._lost += 1
+        self._halves = self._halves if self._lost < MOST_HALVES else self._halves[:1]
         self._course, prefix, self._left, held = self._halves.pop()
-        self._course.refused += (self._held[held][0],)
+        self._course.refused += (self._held[held][0],) if self._lost < MOST_HALVES else self._course.drawing.vocabulary.halves
         del self._held[held:]
         return prefix
 

@@ -22,7 +22,8 @@ from torch.nn import functional
 from charrnn.config import ModelConfig, SamplingConfig, weight_shapes
 from charrnn.decoding import engine as engines
 from charrnn.decoding import generate, kernel
-from charrnn.decoding.engine import Engine
+from charrnn.decoding.compiled import CompiledDraw
+from charrnn.decoding.engine import Draws, Engine
 from charrnn.models.language import LanguageModel, import_weights
 from charrnn.text.tokenizers import RESERVED, CharTokenizer
 
@@ -147,10 +148,11 @@ def _many(engine: Engine) -> Way:
     prefix = generate.prime(engine, [START])
     state, logits = engine.gather(prefix.state, [0] * STREAMS), np.repeat(prefix.logits[None], STREAMS, axis=0)
     added = np.zeros(engine.vocab_size)
+    compiled = None if engine.kernel is None else CompiledDraw(engine.kernel, added)
 
     def way(count: int) -> None:
         numbers = np.random.default_rng(1).random((count, STREAMS))
-        for _ in engine.run_many(state, logits, added, SamplingConfig().temp, numbers):
+        for _ in engine.run_many(state, logits, Draws(added, compiled, SamplingConfig().temp, numbers)):
             pass
 
     return way
