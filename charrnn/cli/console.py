@@ -158,6 +158,11 @@ class Output:
         if self.tty or time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
             self.flush()
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was written yet."""
+        return not self._last
+
     def end_line(self) -> None:
         """End the last line, unless it has ended already."""
         if self._last != "\n":

@@ -122,8 +122,8 @@ def _bound(length: float | None, shaping: ShapingConfig) -> float:
     """Tokens at most: as asked, or enough for the lines that were asked for, or LENGTH."""
     if length is not None:
         return length
-    lines = len(shaping.acrostic) or shaping.lines or shaping.max_lines
-    return min(LINE * lines, options.LONGEST) or LENGTH
+    lines = 0 if shaping.regex else len(shaping.acrostic) or shaping.lines or shaping.max_lines
+    return min(LINE * lines, options.LONGEST) or LENGTH  # a pattern that never comes to match is tried many times
 
 
 def _check(draw: options.DrawConfig, bound: float, bounded: bool) -> None:

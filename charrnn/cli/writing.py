@@ -175,7 +175,7 @@ def _written(index: int, tokens: list[Token]) -> Written:
 
 def _record(desk: Desk, written: Written) -> dict[str, Any]:
     plan = desk.plan
-    chosen = {"best_of": plan.best_of, "beam": plan.beam, "length_penalty": plan.length_penalty, "int8": plan.narrow}
+    chosen = {"best_of": plan.best_of, "beam": plan.beam, "length_penalty": plan.length_penalty, "int8": plan.narrow, "until_end": plan.until_end}
     return {
         "text": written.text,
         "prompt": plan.prompt,
@@ -207,7 +207,7 @@ def _whole_line(out: console.Output) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Terminated, CharrnnError) as error:
-        if not isinstance(error, WriteError):
+        if not isinstance(error, WriteError) and not out.empty:
             out.end_line()
         raise
     out.end_line()

@@ -62,7 +62,8 @@ class Caption:
         found = False
         for finder in self._finders:
             piece, stopped = finder.push(piece)
-            if last or found:
-                piece += finder.flush() if not stopped else ""
+            if (last or found) and not stopped:
+                held, stopped = finder.end()
+                piece += held
             found |= stopped
         return piece, found

@@ -47,6 +47,10 @@ class StopFinder:
         held, self._held = self._held, ""
         return held
 
+    def end(self) -> tuple[str, bool]:
+        """As `push`, where nothing follows."""
+        return self.flush(), False
+
     def _matches(self, text: str) -> list[tuple[int, int]]:
         starts = ((text.find(stop), len(stop)) for stop in self._stops)
         return [(start, start + size) for start, size in starts if start >= 0]
@@ -85,10 +89,14 @@ class PatternFinder:
         return shown, False
 
     def flush(self) -> str:
+        """See StopFinder."""
+        return self.end()[0]
+
+    def end(self) -> tuple[str, bool]:
         """See StopFinder; what stands at the end of the text is a match after all."""
-        start, _ = self._search(at_end=True)
+        start, found = self._search(at_end=True)
         held, self._held = self._held[:start], ""
-        return held
+        return held, found
 
     def _search(self, at_end: bool = False) -> tuple[int, bool]:
         """How much of what is held cannot be part of a match, and whether one begins there."""

@@ -206,7 +206,7 @@ class Voice:
     def _try_again(self, error: NothingLeft) -> Prefix:
         self._tries += 1
         if self._tries >= TRIES:
-            hint = "Loosen the pattern, give more --length, or another --seed."
+            hint = "Loosen the pattern (. is no line end, \\n is), give more --length, or another --seed."
             raise CharrnnError(f"{TRIES} texts were begun, and none matched the pattern.", hint) from error
         self._begin()
         return self._start
