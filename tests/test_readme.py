@@ -100,4 +100,4 @@ def test_every_command_and_option_named_in_a_document_exists(document: str) -> N
         command = charrnn.get_command(None, name)  # type: ignore[arg-type]
         assert command is not None
         options |= {opt for parameter in command.params for opt in (*parameter.opts, *parameter.secondary_opts)}
-    assert set(re.findall(r"--[a-z][a-z-]+", text)) <= options
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", text)) <= options
