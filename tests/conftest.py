@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import Run, runner
 from hypothesis import settings
 
 from charrnn.decoding import kernel
@@ -78,3 +79,10 @@ def trained(_trained: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "trained"
     shutil.copytree(_trained, folder)
     return folder
+
+
+@pytest.fixture
+def run(trained: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """Run a command line in this process, in the folder of the trained run."""
+    monkeypatch.chdir(trained)
+    return runner(capsysbinary)

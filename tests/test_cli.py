@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import click
 import pytest
+from commands import Done, Run, environment, process
 
 import charrnn
 from charrnn.cli import main, options
@@ -25,46 +26,6 @@ from charrnn.cli.train import _listener
 from charrnn.config import ModelConfig, ReadingConfig, SamplingConfig, TokenizerConfig, TrainingConfig
 
 TINY = ("--hidden-size", "16", "--embedding-size", "4", "--window", "16", "--threads", "1")
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(trained: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
-    """Run a command line in this process, in the folder of the trained run."""
-    monkeypatch.chdir(trained)
-
-    def invoke(*arguments: str) -> Done:
-        capsysbinary.readouterr()
-        code = main.run(arguments)
-        captured = capsysbinary.readouterr()
-        done = Done(code, captured.out.decode("utf-8"), captured.err.decode("utf-8"))
-        assert "Traceback" not in done.err
-        return done
-
-    return invoke
-
-
-def process(*arguments: str, cwd: Path, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Done:
-    """Run a command line in a process of its own."""
-    command = [sys.executable, "-m", "charrnn", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, cwd=cwd, env=environment(env), check=False)
-    return Done(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))
-
-
-def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    root = str(Path(charrnn.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": root, **(changes or {})}
 
 
 # --- the command line itself

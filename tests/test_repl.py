@@ -117,12 +117,24 @@ def test_a_reader_that_leaves_is_no_error(world: Path) -> None:
     ("options", "words"),
     [
         (["--temp", "nan"], "--temp"), (["--length", "0"], "--length"), (["--length", "inf"], "--length"),
-        (["--stop", ""], "--stop"), (["--seed", "-1"], "--seed"),
+        (["--stop", ""], "--stop"), (["--seed", "-1"], "--seed"), (["--regex", "("], "--regex '('"),
+        (["--acrostic", "Q1"], "holds '1'"),
+        (["--lines", "2", "--max-lines", "1"], "--max-lines allows 1"), (["--bias", "xyz=1"], "not one token"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_usage_errors(options: list[str], words: str, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["repl", "toy", "--checkpoints", str(world / "checkpoints"), *options]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_shape_of_an_answer(world: Path) -> None:
+    done = piped(world, b"the boat\n/set acrostic xy\nand then\n", "--lines", "2", "--length", "2000")
+    assert done.stderr == b"acrostic is xy\n"
+    first, second, *others = done.stdout.decode().splitlines()
+    assert first.startswith("the boat")
+    assert second.strip()
+    assert others[0] == "and then"
+    assert [line[0] for line in others[1:]] == ["x", "y"]
 
 
 def test_options_arrive(world: Path) -> None:

@@ -266,21 +266,16 @@ def test_no_n_tokens_come_twice(kind: str) -> None:
 
 # --- lines
 
-TALE = (
-    "the harbour holds the evening in its hand and one by one the lamps come up like bread while the tide goes out to talk it "
-    "over with the sand and leaves all of the boats to think of whatever it was that it said"
-)
-
 
 @pytest.mark.parametrize("kind", ["char", "byte", "subword"])
 @pytest.mark.parametrize("width", [11, 16, 30, 31, 32, 60, 500])
 def test_a_line_is_broken_at_its_last_space(kind: str, width: int) -> None:
     """What a model says that goes on from where it was taken back to is the tale, wrapped; lines that just fit are whole."""
-    assert tell(TALE, kind, line_length=width) == textwrap.fill(TALE, width)
+    assert tell(toy.TALE, kind, line_length=width) == textwrap.fill(toy.TALE, width)
 
 
 def tell(tale: str, kind: str, prompt: str = "", length: int = 1000, **shaping: Any) -> str:
-    units = spaced(toy.tokenizer(kind))
+    units = toy.spaced(toy.tokenizer(kind))
     teller = toy.Teller(tale, units)
     tokens = list(
         stream(
@@ -289,22 +284,6 @@ def tell(tale: str, kind: str, prompt: str = "", length: int = 1000, **shaping: 
         )
     )  # fmt: skip
     return said(tokens)
-
-
-def spaced(units: Tokenizer) -> Tokenizer:
-    """The tokenizer, but that spaces are tokens of their own, so that a line end can stand for one."""
-    if units.kind != "subword":
-        return units
-
-    class Spaced:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(units, name)
-
-        def encode(self, text: str) -> np.ndarray:
-            parts = [units.encode(part) for word in text.split(" ") for part in (word, " ")][:-1]
-            return np.concatenate(parts)
-
-    return Spaced()  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
@@ -495,7 +474,7 @@ def longest_copy(text: str, source: str) -> int:
 @pytest.mark.parametrize("kind", ["char", "byte"])
 def test_no_longer_copy_of_the_training_text_than_allowed(kind: str, longest: int) -> None:
     """By the index of hashes; against a search for the text itself. Without it all is a copy."""
-    units, source = toy.tokenizer(kind), TALE
+    units, source = toy.tokenizer(kind), toy.TALE
     model, watch = Loud(source, units), ngrams.Copies(ngrams.hashes([(0, source)]), longest)
     opening = healing.opening(model, units, [BOS], "the evening in its hand")
     for shaping in (ShapingConfig(), ShapingConfig(line_length=20), ShapingConfig(lines=4)):
@@ -520,8 +499,8 @@ def test_no_longer_copy_of_the_training_text_than_allowed(kind: str, longest: in
 
 def test_the_offending_token_is_redrawn_from_the_state_before_it() -> None:
     units = toy.tokenizer()
-    model = Loud(TALE, units)
-    watch: Copies = ngrams.Copies(ngrams.hashes([(0, TALE)]), 10)
+    model = Loud(toy.TALE, units)
+    watch: Copies = ngrams.Copies(ngrams.hashes([(0, toy.TALE)]), 10)
     prefix, text, redrawn = generate.prime(model, [BOS, *units.encode("the ")]), "the ", 0
     for token in stream(
         model,
@@ -539,7 +518,7 @@ def test_the_offending_token_is_redrawn_from_the_state_before_it() -> None:
         for redraw in itertools.count():
             number = uniform(4, 0, token.prefix.position, redraw << 32)
             drawn = sampling.choose(logits, SamplingConfig(), [], number)
-            if (text + units.decode([drawn]))[-11:] not in TALE or len(text) < 10:
+            if (text + units.decode([drawn]))[-11:] not in toy.TALE or len(text) < 10:
                 break
             logits[drawn] = -np.inf
             redrawn += 1

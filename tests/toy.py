@@ -6,6 +6,7 @@ import functools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ from charrnn.text import tokenizers
 from charrnn.text.tokenizers import EOS, ByteTokenizer, CharTokenizer, Tokenizer
 
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyz,.;"
+TALE = (
+    "the harbour holds the evening in its hand and one by one the lamps come up like bread while the tide goes out to talk it "
+    "over with the sand and leaves all of the boats to think of whatever it was that it said"
+)
 POEMS = Path(__file__).parent.parent / "corpora" / "poems.txt"
 
 
@@ -28,6 +33,22 @@ def tokenizer(kind: str = "char") -> Tokenizer:
         text = POEMS.read_text(encoding="utf-8")[:30_000]
         return tokenizers.build(TokenizerConfig(tokenizer="subword", vocab_size=400), Counter(text), lambda: [text])[0]
     return letters(ALPHABET)
+
+
+def spaced(units: Tokenizer) -> Tokenizer:
+    """The tokenizer, but that spaces are tokens of their own, so that a line end can stand for one."""
+    if units.kind != "subword":
+        return units
+
+    class Spaced:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(units, name)
+
+        def encode(self, text: str) -> NDArray[np.int64]:
+            parts = [units.encode(part) for word in text.split(" ") for part in (word, " ")][:-1]
+            return np.concatenate(parts)
+
+    return Spaced()  # type: ignore[return-value]
 
 
 def letters(alphabet: str) -> Tokenizer:

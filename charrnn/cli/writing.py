@@ -175,7 +175,10 @@ def _written(index: int, tokens: list[Token]) -> Written:
 
 def _record(desk: Desk, written: Written) -> dict[str, Any]:
     plan = desk.plan
-    chosen = {"best_of": plan.best_of, "beam": plan.beam, "length_penalty": plan.length_penalty, "int8": plan.narrow, "until_end": plan.until_end}
+    chosen = {
+        "best_of": plan.best_of, "beam": plan.beam, "length_penalty": plan.length_penalty, "int8": plan.narrow,
+        "until_end": plan.until_end,
+    }  # fmt: skip
     return {
         "text": written.text,
         "prompt": plan.prompt,

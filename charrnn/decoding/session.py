@@ -81,7 +81,7 @@ class Session:
             else:
                 yield from self._say(line[1:] if line.startswith("//") else line)
         except CharrnnError as error:
-            yield Problem(error.message, error.hint)
+            yield Problem(all_settings.as_typed(error.message), all_settings.as_typed(error.hint))
 
     def _say(self, text: str) -> Iterator[Output]:
         """Add what was typed to the text, on a line of its own, and answer; nothing typed lets the model go on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, fields, replace
 from typing import Any
@@ -93,6 +94,11 @@ def from_mapping(values: Any) -> Settings:
             raise UsageError(f"its {name} is too large")
         check_value(_FIELDS[name], value)
     return Settings(**read)
+
+
+def as_typed(text: str) -> str:
+    """A message about options, of the command line, as one about settings: --line-length is line_length here."""
+    return re.sub("--([a-z-]+)", lambda option: name if (name := option[1].replace("-", "_")) in _FIELDS else option[0], text)
 
 
 def did_you_mean(word: str, known: Iterable[str], sign: str = "") -> str:
