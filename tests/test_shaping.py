@@ -342,6 +342,13 @@ def test_a_text_ends_at_the_last_place_where_it_matches() -> None:
     assert tell("abcdefg", "char", regex="(abc)?(def)?", length=5) == "abc"
     assert tell("abcdefg", "char", regex="abc(def)?h?") == "abcdef"
     assert tell("ab cd ef", "char", regex="[a-z ]+", line_length=6) == "ab cd "  # a line end would not match
+    assert tell("ab cdef", "char", regex="[a-z ]+(\n[a-z]{9})?", line_length=5, length=7) == "ab"  # not "ab cd", taken back
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "subword"])
+def test_lines_are_broken_where_a_pattern_has_to_be_matched_too(kind: str) -> None:
+    tale = toy.TALE[:53].rstrip()
+    assert tell(tale, kind, regex="[a-z \n]+", line_length=11) == textwrap.fill(tale, 11)
 
 
 def test_tokens_come_when_the_text_matches() -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import FrameType
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
@@ -18,6 +20,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from charrnn import durable
+from charrnn.cli.main import Terminated
 from charrnn.errors import CannotCreateError
 
 PROMPT = "> "
@@ -43,7 +46,22 @@ class Prompt:
 
     def read(self) -> str:
         """The next line, without its end; raises EOFError at Ctrl-D on an empty line, KeyboardInterrupt at Ctrl-C."""
-        return self._session.prompt()
+        before = signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            return self._session.prompt()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        """Let the editor end by itself: an exception in the midst of its drawing would leave the terminal as it was then."""
+        app = self._session.app
+        if not app.is_running or app.loop is None:
+            raise Terminated
+        app.loop.call_soon_threadsafe(self._leave)
+
+    def _leave(self) -> None:
+        with contextlib.suppress(Exception):
+            self._session.app.exit(exception=Terminated())
 
     def dropped(self) -> str:
         """What stood in the line when Ctrl-C ended it."""

@@ -27,6 +27,11 @@ class Rules:
     hard: bool = False  # whether more than `width` are refused
     pattern: Pattern | None = None
 
+    @property
+    def lined(self) -> bool:
+        """Whether anything but a pattern is asked for."""
+        return bool(self.count or self.letters or self.prefix or self.width)
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -49,8 +54,11 @@ class Shape:
     def reading(self, text: str) -> Shape | None:
         """The shape after all of `text`, or None."""
         shape: Shape | None = self
-        for letter in text:
-            shape = None if shape is None else shape._next(letter)
+        if self.rules.lined:
+            for letter in text:
+                shape = None if shape is None else shape._next(letter)
+        else:
+            shape = replace(self, text=self.text + text)  # letter by letter takes ten times as long
         if shape is None or not text or self.rules.pattern is None:
             return shape
         return shape if shape._suits(self.rules.pattern) else None  # then all shorter texts did, too
@@ -96,7 +104,8 @@ class Shape:
         if rules.pattern is not None:
             return None
         room = max(0, rules.width - self.column) if rules.hard or (rules.exact and self.blank) else 0
-        return (self.line if rules.count else 0, self.blank, self.forced, self.due, self.ended, room)
+        line = self.line if rules.letters else self.line == rules.count - 1
+        return (line, self.blank, self.forced, self.due, self.ended, room)
 
     def broken(self) -> Shape:
         """The same, if the line must end here."""
@@ -122,7 +131,7 @@ class Shape:
 
     def _after_line(self, text: str) -> Shape | None:
         rules = self.rules
-        if not self.forced and (self.due or (rules.exact and self.blank)):
+        if rules.exact and self.blank and not self.forced:
             return None
         line = self.line + 1
         ended = 0 < rules.count <= line

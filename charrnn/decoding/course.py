@@ -33,6 +33,7 @@ from charrnn.text.tokenizers import EOS, REPLACEMENT, Tokenizer
 RECENT = sampling.PENALIZED  # tokens that the penalties look back on
 REMEMBERED = 1000  # tokens that no-repeat n-gram looks back on
 MOST_BIAS = 1000.0
+MOST_KEPT = 1 << 22  # numbers, in masks of places that a text may come to again
 AtEos = Literal["end", "newline", "never"]  # what <eos> does to a stream
 
 
@@ -86,7 +87,7 @@ class Drawing:
         if key is None:
             return (self._biased if course.pending.text else self._always) + course.mask(), None
         if key not in self._added:
-            if len(self._added) > 100:  # a text with many different places; none is met often then
+            if len(self._added) * len(self._always) > MOST_KEPT:
                 self._added.clear()
                 self._draws.clear()
             self._added[key] = self._always + course.mask() if course.bound else self._always
