@@ -85,6 +85,8 @@ def test_there_are_transcripts() -> None:
 LINES = st.one_of(
     st.sampled_from(["", "/undo", "/retry", "/reset", "/show", "/set temp 0", "/set seed 3", "/set stop e", "/set stop off"]),
     st.sampled_from(["/set length 9", "/set repetition_penalty 1.3", "/set top_k 4", "/set temp x", "/nonsense", "/help"]),
+    st.sampled_from(["/set lines 2", "/set line_length 9", '/set line_prefix "a "', "/set acrostic ab", "/set lines 0", "/set ban e"]),
+    st.sampled_from(["/set regex [a-z ,.]*", "/set regex off", "/set stop_regex [aeiou]{2}", "/set max_lines 1"]),
     st.text(max_size=8),
     st.text(alphabet=toy.ALPHABET, min_size=1, max_size=8),
 )
@@ -109,7 +111,7 @@ def check_consistent(session: Session) -> None:
     assert np.array_equal(carried.logits, primed.logits)
 
 
-@pytest.mark.parametrize(("kind", "end_bias"), [("char", -1e4), ("char", 2.0), ("byte", 2.0)])
+@pytest.mark.parametrize(("kind", "end_bias"), [("char", -1e4), ("char", 2.0), ("byte", 2.0), ("subword", 2.0)])
 @settings(max_examples=25)
 @given(steps=st.lists(st.tuples(LINES, st.none() | st.integers(0, 6)), max_size=10), length=st.integers(1, 12))
 def test_any_lines_keep_the_tree_consistent_and_replay_exactly(

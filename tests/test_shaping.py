@@ -274,13 +274,13 @@ def test_a_line_is_broken_at_its_last_space(kind: str, width: int) -> None:
     assert tell(toy.TALE, kind, line_length=width) == textwrap.fill(toy.TALE, width)
 
 
-def tell(tale: str, kind: str, prompt: str = "", length: int = 1000, **shaping: Any) -> str:
+def tell(tale: str, kind: str, prompt: str = "", length: int = 1000, copies: Copies | None = None, **shaping: Any) -> str:
     units = toy.spaced(toy.tokenizer(kind))
     teller = toy.Teller(tale, units)
     tokens = list(
         stream(
             teller, units, generate.prime(teller, [BOS]), SamplingConfig(temp=0.0), seed=1, length=length, shown=prompt,
-            shaping=ShapingConfig(**shaping),
+            shaping=ShapingConfig(**shaping), copies=copies,
         )
     )  # fmt: skip
     return said(tokens)
@@ -297,16 +297,41 @@ def test_a_character_of_three_bytes_is_not_cut() -> None:
     assert tell("\u20ac" * 10, "byte", line_length=4) == "\u20ac\u20ac\u20ac\u20ac\n" * 2 + "\u20ac\u20ac"
 
 
-def test_words_come_as_soon_as_the_line_cannot_lose_them() -> None:
+def test_tokens_that_are_taken_back_do_not_count() -> None:
     units = toy.tokenizer()
-    teller, held = toy.Teller("one two three four five", units), []
-    for token in stream(
-        teller, units, generate.prime(teller, [BOS]), SamplingConfig(temp=0.0), seed=1, length=50,
-        shaping=ShapingConfig(line_length=9),
-    ):  # fmt: skip
-        held.append(token.prefix.position)
-    assert said([]) == ""
-    assert held == list(range(1, len(held) + 1))
+    teller, shaping = toy.Teller(toy.TALE, units), ShapingConfig(line_length=16)
+    for length in (1, 17, 18, 19, 60):
+        tokens = list(
+            stream(teller, units, generate.prime(teller, [BOS]), SamplingConfig(temp=0.0), seed=1, length=length, shaping=shaping)
+        )
+        assert len(tokens) == length
+        assert textwrap.fill(toy.TALE, 16).startswith(said(tokens))
+        assert [token.prefix.position for token in tokens] == list(range(1, length + 1))
+
+
+def test_words_come_as_soon_as_the_line_cannot_lose_them() -> None:
+    """Each of them with the space after it, or the line end; not only with its line."""
+    units = toy.tokenizer()
+    teller, drawn = toy.Teller("one two three four five", units), 0
+    told: list[tuple[int, str]] = []
+
+    class Counted:
+        vocab_size = units.vocab_size
+        begin, gather = teller.begin, teller.gather
+
+        def step(self, ids: Any, state: Any) -> Any:
+            nonlocal drawn
+            drawn += 1
+            return teller.step(ids, state)
+
+    engine = Counted()
+    prefix = generate.prime(engine, [BOS])
+    for token in stream(engine, units, prefix, SamplingConfig(temp=0.0), seed=1, length=50, shaping=ShapingConfig(line_length=9)):
+        told.append((drawn, token.text))
+    assert "".join(text for _, text in told) == "one two\nthree\nfour five"
+    first = {text: when for when, text in reversed(told)}
+    assert first["o"] == 1  # before anything else is read
+    assert first["w"] < first["h"] < 15  # long before the end of the text
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "subword"])
@@ -434,6 +459,10 @@ def test_what_a_stop_holds_back_is_not_lost_where_a_pattern_ends_the_text() -> N
     assert tell("aab\nab", "char", max_lines=1, stop=("b\nb",)) == "aab"
 
 
+def test_a_line_end_before_a_stop_is_part_of_the_match() -> None:
+    assert tell("a\nb\n", "char", regex="a\n(b\n)?", stop=("\nb",), max_lines=2) == "a\n"
+
+
 def test_of_two_kinds_of_stops_the_text_keeps_its_order() -> None:
     assert tell("xay bay END", "char", stop=("b",), stop_regex="ay.z") == "xay "
     assert tell("xay bay", "char", stop=("q",), stop_regex="ay$") == "xay b"
@@ -532,6 +561,11 @@ def test_the_offending_token_is_redrawn_from_the_state_before_it() -> None:
         assert token.id == drawn
         text += token.text
     assert redrawn > 3
+
+
+def test_a_line_that_must_not_end_at_its_last_space_ends_at_one_before() -> None:
+    assert tell("ab cd efgh", "char", line_length=8) == "ab cd\nefgh"
+    assert tell("ab cd efgh", "char", line_length=8, copies=toy.Copies("cd\n", 2)) == "ab\ncd efgh"
 
 
 def test_what_one_asks_for_is_no_copy_of_the_models() -> None:
