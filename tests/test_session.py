@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charrnn.decoding import generate
+from charrnn.decoding.commands import COMMANDS, complete, wants_file
 from charrnn.decoding.events import Ended, Listing, Notice, Output, Problem, Text, Typed
-from charrnn.decoding.session import COMMANDS, Session, complete, wants_file
+from charrnn.decoding.session import Session
 from charrnn.decoding.settings import NAMES, Settings
 from charrnn.decoding.tree import Partner, Tree, text_of
 from charrnn.errors import UsageError
@@ -85,7 +86,11 @@ def test_there_are_transcripts() -> None:
 LINES = st.one_of(
     st.sampled_from(["", "/undo", "/retry", "/reset", "/show", "/set temp 0", "/set seed 3", "/set stop e", "/set stop off"]),
     st.sampled_from(["/set length 9", "/set repetition_penalty 1.3", "/set top_k 4", "/set temp x", "/nonsense", "/help"]),
-    st.sampled_from(["/set lines 2", "/set line_length 9", '/set line_prefix "a "', "/set acrostic ab", "/set lines 0", "/set ban e"]),
+    st.sampled_from(
+        ["/set lines 2", "/set line_length 9", '/set line_prefix "a "', "/set acrostic ab", "/set lines 0", "/set ban e"]
+    ),
+    st.sampled_from(["/redo", "/branch", "/branch b", "/goto main", "/goto b", "/goto 1", "/goto 3", "/tree", "/alternatives 2"]),
+    st.sampled_from(["1", "2", "/heat on", "/heat off", "/heat", "/multi", '"""', '"""a', 'b"""', "/set ghost 0"]),
     st.sampled_from(["/set regex [a-z ,.]*", "/set regex off", "/set stop_regex [aeiou]{2}", "/set max_lines 1"]),
     st.text(max_size=8),
     st.text(alphabet=toy.ALPHABET, min_size=1, max_size=8),
@@ -102,6 +107,15 @@ def check_consistent(session: Session) -> None:
             assert text_of(node.ids, partner.tokenizer) == node.text
         else:
             assert partner.tokenizer.encode(node.text).tolist() == list(node.ids)
+    assert tree.branch in tree.ends
+    for parent, (children, after) in enumerate(zip(tree.children, tree.onward, strict=True)):
+        assert after in (0, *children)
+        assert children == [index for index, node in enumerate(tree.nodes) if node.parent == parent]
+    whole = [tree.nodes[index] for index in tree.path()]
+    measure = tree.measure()
+    assert measure.characters == len(session.text)
+    assert measure.turns == sum(node.kind == "you" for node in whole)
+    assert measure.depth == len(whole) - 1
     ids = [token for index in tree.path() for token in tree.nodes[index].ids]
     assert session.text == "".join(tree.nodes[index].text for index in tree.path())
     carried, primed = tree.prefix(tree.current), generate.prime(partner.engine, [*partner.start, *ids])
@@ -123,6 +137,7 @@ def test_any_lines_keep_the_tree_consistent_and_replay_exactly(
         for count, _ in enumerate(session.feed(line)):
             if count == stop_after:
                 session.cancel()
+    list(session.finish())
     check_consistent(session)
     path = tmp_path_factory.mktemp("saved") / "session.json"
     assert isinstance(next(iter(session.feed(f"/save {path}"))), Notice)
@@ -130,8 +145,10 @@ def test_any_lines_keep_the_tree_consistent_and_replay_exactly(
     assert isinstance(next(iter(other.feed(f"/load {path}"))), Notice)
     assert other.settings == session.settings
     assert other.tree.nodes == session.tree.nodes
+    assert (other.tree.ends, other.tree.branch, other.tree.onward) == (session.tree.ends, session.tree.branch, session.tree.onward)
+    other.heating = session.heating  # which is how one looks at it, no part of it
     check_consistent(other)
-    for line in ("", "/retry", "more"):
+    for line in ("/redo", "", "/retry", "more", "/undo", "/undo", "/redo"):
         assert list(other.feed(line)) == list(session.feed(line))
 
 
@@ -439,7 +456,9 @@ def corrupted() -> list[tuple[str, Any]]:
         ("model", {"name": "x", "digest": "0" * 64}), ("settings", {"hot": 1}), ("settings", []), ("settings.temp", "hot"),
         ("settings.temp", -1), ("settings.top_k", 10**400), ("settings.stop", [1]), ("settings.stop", [""]),
         ("settings.seed", 1.5),
-        ("current", 99), ("current", -1), ("current", True), ("current", None), ("nodes", {}), ("nodes", [[]]),
+        ("branches.main", 99), ("branches.main", -1), ("branches.main", True), ("branches", []), ("branches", {}),
+        ("branch", "x"), ("branch", None), ("onward", [1, 2]), ("onward", [0, 0, 1]), ("onward", None), ("onward", [True, 2, 0]),
+        ("turns", 1), ("turns", ["> ", "< "]), ("turns", ["a"]), ("nodes", {}), ("nodes", [[]]),
         ("nodes.0.parent", 1),
         ("nodes.1.parent", -1), ("nodes.0.kind", "root"), ("nodes.0.ids", []), ("nodes.1.ids", [99999]), ("nodes.1.ids", [-1]),
         ("nodes.1.ids", [True]), ("nodes.1.ids", "abc"), ("nodes.1.text", "other"), ("nodes.0.text", "other"),

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "charrnn.cli.train:train",
     "sample": "charrnn.cli.sample:sample",
     "repl": "charrnn.cli.repl:repl",
+    "chat": "charrnn.cli.chat:chat",
     "eval": "charrnn.cli.evaluate:evaluate",
     "score": "charrnn.cli.score:score",
     "runs": "charrnn.cli.runs:runs",
@@ -76,6 +77,7 @@ def charrnn(context: click.Context) -> None:
         charrnn train my.txt     learn a text (--minutes 5 for better results)
         charrnn sample           write with the run saved last
         charrnn repl             write together with it
+        charrnn chat dialogues   talk with the model that came with the project
 
     Tab completion: put one of these into your shell's start-up file:
 

@@ -26,7 +26,15 @@ LARGEST_FILE = 1 << 20  # bytes of a --config
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output"}
-OTHER_OPTIONS = {"length", "prompt", "name", "checkpoints"}  # of some commands; a file may hold them for all
+OTHER_OPTIONS = {
+    "length",
+    "ghost",
+    "keys",
+    "turns",
+    "prompt",
+    "name",
+    "checkpoints",
+}  # of some commands; a file may hold them for all
 
 
 @dataclass(frozen=True)
@@ -200,6 +208,14 @@ def int8_option() -> Decorator[Any]:
     return rich_click.option(
         "--int8", "narrow", is_flag=True,
         help="Round the weights to eight bits: faster, a little worse (docs/decoding.md); needs a C compiler.",
+    )  # fmt: skip
+
+
+def keys_option() -> Decorator[Any]:
+    """--keys: how the line editor behaves."""
+    return rich_click.option(
+        "--keys", type=click.Choice(["emacs", "vi"]), default="emacs", envvar="CHARRNN_KEYS", show_default=True, panel="Text",
+        help="The keys of the line editor.",
     )  # fmt: skip
 
 

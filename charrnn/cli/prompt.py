@@ -1,55 +1,113 @@
-"""The line editor: keys, history and completion. The only file that knows prompt_toolkit.
+"""The line editor: keys, history, completion, ghost text, the bar. The only file that knows prompt_toolkit.
 
-Knows nothing of sessions or models: what can be completed is asked of the caller. The terminal is put back as it was
-whenever a line, Ctrl-C, Ctrl-D or an exception ends the editing.
+Knows nothing of sessions or models: what can follow is asked of a Helper. What takes a model is asked in a thread of its
+own and cancelled by the next key, so that no key ever waits. The terminal is put back as it was whenever a line, Ctrl-C,
+Ctrl-D or an exception ends the editing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import re
 import signal
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Protocol, TypeVar
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app, run_in_terminal
+from prompt_toolkit.auto_suggest import Suggestion
+from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import Condition, emacs_mode, has_focus, has_selection
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.shortcuts import CompleteStyle
+from prompt_toolkit.styles import Style
 
 from charrnn import durable
 from charrnn.cli.main import Terminated
 from charrnn.errors import CannotCreateError
 
-PROMPT = "> "
+Cancelled = Callable[[], bool]
+T = TypeVar("T")
+COLOURS = Style.from_dict({"auto-suggestion": "fg:ansibrightblack", "bottom-toolbar": "noreverse fg:ansibrightblack"})
+PLAIN = Style.from_dict({"bottom-toolbar": "noreverse"})
+WORD = re.compile(r"\s*\S+\s*")  # with what stands around it, so that the next one can follow
+
+
+class Helper(Protocol):
+    """What the editor asks while a line is typed. `ghost` and `next_tokens` are asked in another thread, one at a time."""
+
+    def complete(self, line: str) -> Sequence[str]:
+        """What the last word of a line may become."""
+
+    def wants_file(self, line: str) -> str | None:
+        """The file name that is being typed, or None."""
+
+    def is_text(self, line: str) -> bool:
+        """Whether a line is text, which a model can go on with."""
+
+    def ghost(self, line: str, cancelled: Cancelled) -> str:
+        """How the line may go on."""
+
+    def next_tokens(self, line: str, cancelled: Cancelled) -> Sequence[tuple[str, float]]:
+        """The likeliest next pieces of the line, with their probabilities."""
+
+    def offered(self) -> int:
+        """How many alternatives there are, of which a digit takes one."""
+
+    def prompt(self) -> str:
+        """What stands before the line."""
+
+    def bar(self) -> str:
+        """What stands below it."""
 
 
 class Prompt:
     """Reads one edited line after the other."""
 
-    def __init__(self, complete: Callable[[str], Sequence[str]], wants_file: Callable[[str], str | None], *, erase: bool) -> None:
-        """`complete` gives what the last word of a line may become; `wants_file` the file name being typed, or None.
+    def __init__(self, helper: Helper, *, erase: bool, coloured: bool, vi: bool = False) -> None:
+        """With `erase`, a line vanishes once it is entered: the caller writes it where it wants it.
 
-        With `erase`, a line vanishes once it is entered: the caller writes it where it wants it.
+        Without colours there is no ghost text: it could not be told from what was typed.
         """
+        self._helper, self._ghosts = helper, coloured
+        self._aside = _Aside()
+        self._shown = ("", "")  # a line, and its ghost
+        self._choices: Sequence[tuple[str, float]] = ()
         self._session: PromptSession[str] = PromptSession(
-            PROMPT,
+            helper.prompt,
             history=_history(),
-            completer=_Completer(complete, wants_file),
+            enable_history_search=True,
+            completer=_Completer(helper),
             complete_while_typing=False,
             complete_style=CompleteStyle.READLINE_LIKE,  # needs no room below the line
             enable_suspend=True,
             erase_when_done=erase,
+            vi_mode=vi,
+            key_bindings=self._keys(),
+            bottom_toolbar=self._bar,
+            style=COLOURS if coloured else PLAIN,
         )
+        self._session.default_buffer.on_text_changed += self._changed
 
     def read(self) -> str:
         """The next line, without its end; raises EOFError at Ctrl-D on an empty line, KeyboardInterrupt at Ctrl-C."""
+        self._shown, self._choices = ("", ""), ()
         before = signal.signal(signal.SIGTERM, self._terminate)
         try:
             return self._session.prompt()
         finally:
+            self._aside.rest()  # from here on the model is the caller's
             signal.signal(signal.SIGTERM, before)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
@@ -67,21 +125,165 @@ class Prompt:
         """What stood in the line when Ctrl-C ended it."""
         return self._session.default_buffer.text
 
+    def _changed(self, buffer: Buffer) -> None:
+        """A key was typed: what was asked for the line before is stale, and a ghost stays only as far as it came true."""
+        self._choices = ()
+        self._aside.cancel()
+        line, (before, ghost) = buffer.text, self._shown
+        whole = before + ghost
+        if len(before) <= len(line) < len(whole) and whole.startswith(line):
+            buffer.suggestion = Suggestion(whole[len(line) :])
+        if self._ghosts and line and self._helper.is_text(line) and get_app().is_running:
+            get_app().create_background_task(self._suggest(buffer, line))
+
+    async def _suggest(self, buffer: Buffer, line: str) -> None:
+        ghost = await self._aside.ask(self._helper.ghost, line)
+        if ghost is None or buffer.text != line:
+            return
+        self._shown = (line, ghost)
+        buffer.suggestion = Suggestion(ghost) if ghost else None
+        get_app().invalidate()
+
+    async def _choose(self, buffer: Buffer) -> None:
+        line = buffer.document.text_before_cursor
+        found = await self._aside.ask(self._helper.next_tokens, line)
+        if found is not None and buffer.document.text_before_cursor == line:
+            self._choices = found
+            get_app().invalidate()
+
+    def _bar(self) -> str:
+        """The choices that digits take, if there are any, above the bar."""
+        width = get_app().output.get_size().columns
+        listed = _side_by_side([f"{number} {choice}" for number, choice in enumerate(map(_choice, self._choices), 1)], width)
+        return "\n".join([*listed, self._helper.bar()[: width - 1]])
+
+    def _keys(self) -> KeyBindings:
+        """The keys that are ours; all others are prompt_toolkit's."""
+        keys, typing = KeyBindings(), has_focus(DEFAULT_BUFFER)
+        ghostly = typing & Condition(lambda: self._suggestion() != "")
+        keys.add("escape", "f", filter=ghostly & emacs_mode)(self._take_word)
+        keys.add("c-right", filter=ghostly)(self._take_word)
+        keys.add("escape", "enter", filter=typing & emacs_mode)(lambda event: event.current_buffer.insert_text("\n"))
+        keys.add("c-g", filter=typing & ~has_selection)(self._edit)
+        keys.add("tab", filter=typing & Condition(lambda: self._helper.is_text(self._session.default_buffer.text)))(self._list)
+        choosing = typing & Condition(lambda: bool(self._choices))
+        for digit in "123456789":
+            keys.add(digit, filter=choosing & Condition(partial(self._is_choice, int(digit))))(self._take_choice)
+            keys.add(digit, filter=typing & ~choosing & Condition(partial(self._is_offered, int(digit))))(_enter_digit)
+        return keys
+
+    def _is_choice(self, number: int) -> bool:
+        return number <= len(self._choices)
+
+    def _is_offered(self, number: int) -> bool:
+        return number <= self._helper.offered() and not self._session.default_buffer.text
+
+    def _suggestion(self) -> str:
+        buffer = self._session.default_buffer
+        return buffer.suggestion.text if buffer.suggestion and buffer.document.is_cursor_at_the_end else ""
+
+    def _take_word(self, event: KeyPressEvent) -> None:
+        word = WORD.match(self._suggestion())
+        event.current_buffer.insert_text(word.group() if word else self._suggestion())
+
+    def _list(self, event: KeyPressEvent) -> None:
+        if self._choices:
+            self._choices = ()
+            return
+        self._aside.cancel()
+        event.app.create_background_task(self._choose(event.current_buffer))
+
+    def _take_choice(self, event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text(self._choices[int(event.data) - 1][0])
+
+    def _edit(self, event: KeyPressEvent) -> None:
+        event.app.create_background_task(_edit(event.current_buffer))
+
+
+def _enter_digit(event: KeyPressEvent) -> None:
+    event.current_buffer.insert_text(event.data)
+    event.current_buffer.validate_and_handle()
+
+
+async def _edit(buffer: Buffer) -> None:
+    """Let the person's editor change the line; as it was if there is no editor, or what it leaves is no text."""
+    import click
+
+    def edited() -> str | None:
+        try:
+            return click.edit(buffer.text, require_save=False, extension=".txt")
+        except (click.ClickException, UnicodeError, OSError) as error:
+            click.echo(f"The editor did not work: {error}. Set EDITOR to another.", err=True)
+            return None
+
+    text = await run_in_terminal(edited, in_executor=True)
+    if text is not None:
+        text = text.removesuffix("\n")
+        buffer.document = Document(text, len(text))
+
+
+class _Aside:
+    """One thread beside the keyboard, which does one thing at a time, until it is cancelled."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="aside")
+        self._stale = threading.Event()
+
+    def cancel(self) -> None:
+        """Whatever was asked for is not wanted any more."""
+        self._stale.set()
+        self._stale = threading.Event()
+
+    async def ask(self, question: Callable[[str, Cancelled], T], line: str) -> T | None:
+        """The answer; None if it was cancelled."""
+        stale = self._stale
+        answer = await asyncio.get_running_loop().run_in_executor(self._executor, _unless, stale.is_set, question, line)
+        return None if stale.is_set() else answer
+
+    def rest(self) -> None:
+        """Cancel, and wait until the thread has noticed."""
+        self.cancel()
+        self._executor.submit(lambda: None).result()
+
+
+def _unless(cancelled: Cancelled, question: Callable[[str, Cancelled], T], line: str) -> T | None:
+    return None if cancelled() else question(line, cancelled)
+
+
+def _choice(choice: tuple[str, float]) -> str:
+    """A piece of text as one sees it, spaces and line ends included, and its share."""
+    text, probability = choice
+    shown = text.replace(" ", "\u2423").replace("\n", "\u23ce")
+    shown = "".join(letter if letter.isprintable() else f"U+{ord(letter):04X}" for letter in shown)
+    return f"{shown} {100 * probability:.0f}%" if probability >= 0.01 else f"{shown} <1%"
+
+
+def _side_by_side(cells: Sequence[str], width: int) -> Iterator[str]:
+    """Cells in as few lines as they need."""
+    line = ""
+    for cell in cells:
+        if line and len(line) + len(cell) + 3 >= width:
+            yield line
+            line = ""
+        line += ("   " if line else "") + cell
+    if line:
+        yield line
+
 
 class _Completer(Completer):
-    def __init__(self, complete: Callable[[str], Sequence[str]], wants_file: Callable[[str], str | None]) -> None:
-        self._complete, self._wants_file = complete, wants_file
+    def __init__(self, helper: Helper) -> None:
+        self._helper = helper
         self._paths = PathCompleter(expanduser=True)
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
         """The ways in which the last word before the cursor can end."""
         line = document.text_before_cursor
-        file = self._wants_file(line)
+        file = self._helper.wants_file(line)
         if file is not None:
             yield from self._paths.get_completions(Document(file), complete_event)
             return
         word = line.rpartition(" ")[2]
-        for found in self._complete(line):
+        for found in self._helper.complete(line):
             yield Completion(found, start_position=-len(word))
 
 

@@ -6,20 +6,41 @@ Knows nothing of terminals, models or commands. Text in them may come from a fil
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Heated(NamedTuple):
+    """A piece of text and how much it surprises the model, in bits."""
+
+    text: str
+    bits: float
 
 
 @dataclass(frozen=True)
 class Typed:
-    """Your text, which the model's answer will continue; comes before each answer to a line of yours."""
+    """Your text, which the model's answer will continue; comes before each answer to a line of yours.
+
+    `heat` are its pieces with their surprise, if that is wanted.
+    """
 
     text: str
+    heat: tuple[Heated, ...] = ()
 
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of the model's text, as it is drawn."""
+    """A piece of the model's text, as it is drawn, and its surprise if that is wanted."""
 
     text: str
+    bits: float | None = None
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """Your last line and the answer to it, which stand already, in pieces with their surprise; for who can show that."""
+
+    typed: tuple[Heated, ...]
+    said: tuple[Heated, ...]
 
 
 @dataclass(frozen=True)
@@ -45,8 +66,42 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Alternatives:
+    """Several answers to the same text, of which a digit takes one; `texts` are numbered from 1."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node of the tree for showing: its number, who said it, how it begins, and the branches that end there."""
+
+    number: int
+    yours: bool
+    text: str
+    branches: tuple[str, ...] = ()
+    here: bool = False
+    left_out: int = 0  # nodes after it that are not shown
+
+
+@dataclass(frozen=True)
+class Run:
+    """Nodes that follow each other without a fork, and the runs into which the last of them forks."""
+
+    places: tuple[Place, ...]
+    forks: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The whole tree."""
+
+    root: Run
+
+
+@dataclass(frozen=True)
 class Ended:
     """The person wants to leave."""
 
 
-Output = Typed | Text | Notice | Problem | Listing | Ended
+Output = Typed | Text | Recalled | Notice | Problem | Listing | Alternatives | Family | Ended

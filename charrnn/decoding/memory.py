@@ -16,22 +16,26 @@ from typing import Any, TypeGuard
 from charrnn import durable
 from charrnn.decoding import settings as all_settings
 from charrnn.decoding.settings import Settings
-from charrnn.decoding.tree import Node, Partner, Tree, text_of
+from charrnn.decoding.tree import MAIN, Node, Partner, Tree, text_of
+from charrnn.decoding.turns import Turns
 from charrnn.errors import DataError, UsageError
 from charrnn.text.tokenizers import Tokenizer
 
 FORMAT = "charrnn_session"  # its value in a file is the version
-VERSION = 1
+VERSION = 2  # 1 knew one branch, and no turns
 MAX_FILE_BYTES = 256 << 20
 
 
-def write(path: Path, partner: Partner, tree: Tree, settings: Settings) -> None:
+def write(path: Path, partner: Partner, tree: Tree, settings: Settings, turns: Turns | None) -> None:
     """Put a session at `path`, all of it or nothing; raises what durable.replace raises."""
     document = {
         FORMAT: VERSION,
         "model": {"name": partner.name, "digest": partner.digest},
         "settings": asdict(settings),
-        "current": tree.current,
+        "turns": None if turns is None else [turns.you, turns.model],
+        "branch": tree.branch,
+        "branches": tree.ends,
+        "onward": tree.onward,
         "nodes": [asdict(node) for node in tree.nodes[1:]],  # node 0, the root, holds nothing
     }
     durable.replace(path, json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
@@ -48,13 +52,16 @@ def is_session(path: Path) -> bool:
         return False
 
 
-def read(path: Path, partner: Partner) -> tuple[Tree, Settings]:
-    """The tree and settings of a file that `partner` wrote; raises DataError on any other file."""
+def read(path: Path, partner: Partner, turns: Turns | None) -> tuple[Tree, Settings]:
+    """The tree and settings of a file that `partner` wrote, with such `turns`; raises DataError on any other file."""
     document = _document(path)
     _check_model(document.get("model"), partner, path)
+    _check_turns(document.get("turns"), turns, path)
     try:
         settings = all_settings.from_mapping(document.get("settings"))
-        return _tree(document.get("nodes"), document.get("current"), partner), settings
+        tree = _nodes(document.get("nodes"), partner)
+        _restore_places(tree, document)
+        return tree, settings
     except (DataError, UsageError) as error:
         raise _damaged(path, error.message.rstrip(".")) from error
 
@@ -101,16 +108,47 @@ def _check_model(model: Any, partner: Partner, path: Path) -> None:
         )
 
 
-def _tree(rows: Any, current: Any, partner: Partner) -> Tree:
+def _check_turns(found: Any, turns: Turns | None, path: Path) -> None:
+    """A conversation goes on as a conversation, with the same beginnings of lines."""
+    expected = None if turns is None else [turns.you, turns.model]
+    if found == expected:
+        return
+    if found is None:
+        raise DataError(
+            f"{str(path)!r} was saved by `charrnn repl`; this is a chat.", "Leave with /bye and start `charrnn repl`."
+        )
+    if not isinstance(found, list) or len(found) != 2 or not all(isinstance(one, str) for one in found):
+        raise _damaged(path, "it does not say whose turns are whose")
+    named = ",".join(found)[:100]
+    raise DataError(
+        f"{str(path)!r} is a chat with the turns {named!r}.", f"Leave with /bye and start `charrnn chat --turns {named!r}`."
+    )
+
+
+def _nodes(rows: Any, partner: Partner) -> Tree:
     if not isinstance(rows, list):
         raise DataError("it holds no list of nodes")
     tree = Tree(partner)
     for number, row in enumerate(rows, 1):
         tree.add(_node(row, number, partner.tokenizer))
-    if not _whole(current) or current >= len(tree.nodes):
-        raise DataError("its place in the text does not exist")
-    tree.current = current
     return tree
+
+
+def _restore_places(tree: Tree, document: Mapping[str, Any]) -> None:
+    """Where the branches end and which way one went from each node; raises DataError if that cannot be."""
+    if document[FORMAT] == 1:
+        document = {**document, "branch": MAIN, "branches": {MAIN: document.get("current")}, "onward": tree.onward}
+    ends, branch, onward = document.get("branches"), document.get("branch"), document.get("onward")
+    if not isinstance(ends, dict) or not all(_whole(end) and end < len(tree.nodes) for end in ends.values()):
+        raise DataError("its place in the text does not exist")
+    if not isinstance(branch, str) or branch not in ends:
+        raise DataError("the branch that it was on does not exist")
+    if not isinstance(onward, list) or len(onward) != len(tree.nodes):
+        raise DataError("it does not say which way on was taken last")
+    for index, after in enumerate(onward):
+        if not _whole(after) or (after and after not in tree.children[index]):
+            raise DataError("it does not say which way on was taken last")
+    tree.ends, tree.branch, tree.onward = dict(ends), branch, list(onward)
 
 
 def _node(row: Any, number: int, tokenizer: Tokenizer) -> Node:

@@ -26,6 +26,7 @@ class Settings(ShapingConfig, SamplingConfig):
     """Everything /set can change: how a token is chosen, what an answer looks like, and how long it is."""
 
     length: int = setting(200, "Tokens of one answer.", low=1, high=100_000)
+    ghost: int = setting(40, "Characters of the continuation that is shown while you type (0: none).", low=0, high=1000)
     seed: int = setting(1, "The same lines and seed give the same text.", low=0, high=2**63 - 1)
 
 

@@ -2,7 +2,9 @@
 
 A transformer pays for every branch with a cache as long as the text; a recurrent net with a few KB, so each node may
 keep its own, and going back, asking again and branching cost nothing. Knows engines and token ids; knows nothing of
-commands, settings, files or terminals. Nodes are only ever added: taking back moves `current`, it deletes nothing.
+commands, settings, files or terminals. Nodes are only ever added: taking back moves a branch's end, it deletes nothing.
+
+A branch is a name for the place where one left it. One of them is being written on, and its end moves along.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from charrnn.text.tokenizers import EOS, Tokenizer
 
 Kind = Literal["root", "you", "model"]
 PRIME_AT_ONCE = 256  # token ids between two looks at the cancel flag, about 30 ms
+MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -56,27 +59,58 @@ class Node:
     attempt: int = 0
 
 
+@dataclass(frozen=True)
+class Measure:
+    """How much there is from the root to a node."""
+
+    characters: int = 0
+    turns: int = 0  # of yours
+    depth: int = 0  # nodes, the root not counted
+
+
 class Tree:
-    """All nodes (parents before children; node 0 is the root) and the one the text ends in now, `current`."""
+    """All nodes (parents before children; node 0 is the root) and the branches, of which one is being written on."""
 
     def __init__(self, partner: Partner) -> None:
         self.nodes = [Node(-1, "root", (), "")]
-        self.current = 0
+        self.children: list[list[int]] = [[]]
+        self.ends = {MAIN: 0}  # of each branch, the node where one left it
+        self.branch = MAIN
+        self.onward = [0]  # of each node, the child one was last at; 0 if at none
+        self._measures = [Measure()]
         self._partner = partner
-        self._children: list[list[int]] = [[]]
         self._prefixes: dict[int, Prefix] = {}
 
-    def add(self, node: Node, after: Prefix | None = None) -> int:
-        """Add a node, make it current, return its index; `after` is the state after it, if that is known already."""
+    @property
+    def current(self) -> int:
+        """The node that the text ends in."""
+        return self.ends[self.branch]
+
+    def go(self, index: int) -> None:
+        """Let the text end in node `index`; /redo then finds the way on that led here."""
+        assert 0 <= index < len(self.nodes)
+        self.ends[self.branch] = index
+        if index:
+            self.onward[self.nodes[index].parent] = index
+
+    def add(self, node: Node, after: Prefix | None = None, *, go: bool = True) -> int:
+        """Add a node, go there if asked to, return its index; `after` is the state after it, if that is known already."""
         assert 0 <= node.parent < len(self.nodes)
-        index = len(self.nodes)
+        index, above = len(self.nodes), self._measures[node.parent]
         self.nodes.append(node)
-        self._children.append([])
-        self._children[node.parent].append(index)
+        self.children.append([])
+        self.children[node.parent].append(index)
+        self.onward.append(0)
+        self._measures.append(Measure(above.characters + len(node.text), above.turns + (node.kind == "you"), above.depth + 1))
         if after is not None:
             self._prefixes[index] = after
-        self.current = index
+        if go:
+            self.go(index)
         return index
+
+    def measure(self, index: int | None = None) -> Measure:
+        """How much there is up to node `index` (the current one if None)."""
+        return self._measures[self.current if index is None else index]
 
     def path(self, index: int | None = None) -> list[int]:
         """The nodes from the root to `index` (the current one if None), both included."""
@@ -89,9 +123,11 @@ class Tree:
     def tail(self, count: int) -> str:
         """The last `count` characters of the text, without reading more of it than that takes."""
         pieces: list[str] = []
+        length = 0
         for index in self._upwards(self.current):
             pieces.append(self.nodes[index].text[-count:])
-            if sum(map(len, pieces)) >= count:
+            length += len(pieces[-1])
+            if length >= count:
                 break
         return "".join(reversed(pieces))[-count:]
 
@@ -131,7 +167,7 @@ class Tree:
 
     def next_attempt(self, parent: int) -> int:
         """The attempt that differs from every answer that `parent` has had so far."""
-        answers = (self.nodes[child] for child in self._children[parent])
+        answers = (self.nodes[child] for child in self.children[parent])
         return max((node.attempt + 1 for node in answers if node.kind == "model"), default=0)
 
     def prefix(self, index: int, cancelled: Callable[[], bool] = lambda: False) -> Prefix | None:
@@ -144,6 +180,10 @@ class Tree:
         assert known is not None, "a model has start ids"
         self._prefixes[index] = known
         return known
+
+    def know(self, index: int, after: Prefix) -> None:
+        """The state after node `index`, found elsewhere."""
+        self._prefixes[index] = after
 
     def _nearest(self, index: int) -> tuple[Prefix | None, list[int]]:
         """The nearest state known at or above node `index`, and the ids from there to its end."""

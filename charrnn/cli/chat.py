@@ -1,0 +1,89 @@
+"""`charrnn chat`: talking with a model that has learnt conversations. Knows what can be asked for, nothing of lines."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click
+
+from charrnn.cli import console, converse, loading, options
+from charrnn.cli.repl import SESSION_OPTIONS, greeting, partner, session_settings, tell_seed
+from charrnn.errors import UsageError
+
+if TYPE_CHECKING:
+    from charrnn.decoding.tree import Partner
+    from charrnn.decoding.turns import Turns
+    from charrnn.runs.model import Model
+
+LEAST = 0.5  # probability of the model's prefix after a line of yours, by which one knows that it has learnt turns
+
+
+@rich_click.command()
+@options.apply(
+    [
+        options.run_argument(required=False),
+        rich_click.option(
+            "--turns", metavar="YOU,MODEL", panel="Text", show_default="> ,< ",
+            help="What your lines and the model's begin with, for a model that learnt conversations in another form.",
+        ),
+        *SESSION_OPTIONS,
+    ]
+)  # fmt: skip
+def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narrow: bool, **values: Any) -> None:
+    """Talk with a model that was trained on conversations.
+
+    /retry asks for another answer, /undo takes back a turn, /reset begins a new conversation, /help shows all commands,
+    Ctrl-C stops an answer, Ctrl-D leaves. Without a terminal each line of input gives a reply.
+
+    Such a model comes from a text in which your lines begin with "> ", the model's with "< ", and a blank line ends a
+    conversation; --turns names other beginnings.
+
+    \b
+    charrnn chat dialogues
+    charrnn chat plays --turns "ROMEO: ,JULIET: "
+    echo "hello" | charrnn chat dialogues
+    """
+    from charrnn.decoding import turns as conventions
+
+    convention = conventions.STANDARD if turns is None else conventions.parsed(turns)
+    settings = session_settings(values)
+    from charrnn.decoding import engine as engines
+    from charrnn.decoding.session import Session
+
+    model = loading.load(run, checkpoints)
+    with engines.single_thread():
+        other = partner(model, narrow)
+        _check_learnt(model, other, convention, asked=turns is not None)
+        session = Session(other, settings, convention)
+        session.check(settings)
+        tell_seed(values, settings)
+        converse.run(session, greeting(model, "Say something; /help tells more."), vi=keys == "vi")
+
+
+def _check_learnt(model: Model, other: Partner, turns: Turns, *, asked: bool) -> None:
+    """Refuse a model that was not trained on conversations; if --turns were given, only warn. Raises UsageError."""
+    if knows_turns(other, turns):
+        return
+    shown = f"lines that begin with {turns.you!r} and {turns.model!r}"
+    if not asked:
+        raise UsageError(
+            f"{model.name} was not trained on conversations, {shown}.",
+            f"`charrnn repl {console.quoted(model.name)}` writes with it; --turns 'You: ,It: ' talks with it all the same.",
+        )
+    unknown = other.tokenizer.unknown(turns.you + turns.model)
+    never = f"; it has never seen {' '.join(map(repr, unknown))}" if unknown else ""
+    console.note(f"{model.name} was not trained on {shown}{never}: do not expect much of its answers")
+
+
+def knows_turns(other: Partner, turns: Turns) -> bool:
+    """Whether the model expects its own prefix after a line of yours."""
+    from charrnn.decoding import generate
+
+    tokenizer, engine = other.tokenizer, other.engine
+    if tokenizer.unknown(turns.you + turns.model):
+        return False
+    before = generate.prime(engine, [*other.start, *tokenizer.encode(turns.you + "hello\n").tolist()])
+    sure = generate.logprobs(engine, tokenizer.encode(turns.model.rstrip() or turns.model), before).sum()
+    return bool(sure > math.log(LEAST))

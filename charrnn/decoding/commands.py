@@ -1,0 +1,261 @@
+"""The commands of a session, one function each, and their one table, from which help, completion and corrections come.
+
+A command takes the session and what stands after its name, and yields events; whatever is wrong with it is a Problem and
+changes nothing. Knows no terminal.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charrnn import durable
+from charrnn.decoding import memory
+from charrnn.decoding import settings as all_settings
+from charrnn.decoding.events import Alternatives, Ended, Listing, Notice, Output, Problem, Recalled
+from charrnn.decoding.family import said_in
+from charrnn.decoding.moving import NOTHING_YET, branch, goto, place, redo, reset, tree_, undo
+from charrnn.decoding.settings import did_you_mean
+from charrnn.errors import CannotCreateError
+
+if TYPE_CHECKING:
+    from charrnn.decoding.session import Session
+
+MOST_ALTERNATIVES = 9  # as there are digits
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of the table: /name, what stands after it ([in brackets] if it can be left out), help, what it does."""
+
+    name: str
+    arguments: str
+    help: str
+    run: Callable[[Session, str], Iterator[Output]]
+
+    @property
+    def usage(self) -> str:
+        """How it is typed."""
+        return f"/{self.name} {self.arguments}".rstrip()
+
+
+def obey(session: Session, line: str) -> Iterator[Output]:
+    """Carry out the command that `line` is."""
+    name, _, argument = line[1:].partition(" ")
+    command, argument = _TABLE.get(name.lower()), argument.strip()
+    if command is None:
+        hint = did_you_mean(name.lower(), _TABLE, "/") or "/help lists the commands; // begins a line of text with a slash."
+        yield Problem(f"There is no command /{name}.", hint)
+    elif argument and not command.arguments:
+        yield Problem(f"/{command.name} takes nothing after it.", f"Type {command.usage}")
+    elif not argument and command.arguments and not command.arguments.startswith("["):
+        yield Problem(f"/{command.name} needs {command.arguments}.", f"Type {command.usage}")
+    else:
+        yield from command.run(session, argument)
+
+
+def help_(session: Session, argument: str) -> Iterator[Output]:
+    """What can be typed."""
+    typed = WRITING if session.turns is None else TALKING
+    yield Listing(typed + KEYS + tuple((command.usage, command.help) for command in COMMANDS))
+
+
+def set_(session: Session, argument: str) -> Iterator[Output]:
+    """List the settings, show one, or change one."""
+    name, _, value = argument.partition(" ")
+    if not name:
+        yield Listing(all_settings.rows(session.settings))
+        return
+    name, value = all_settings.canonical(name), value.strip()
+    if value:
+        changed = all_settings.changed(session.settings, name, value)
+        session.check(changed)
+        session.settings = changed
+    yield Notice(f"{name} is {all_settings.shown(session.settings, name)}")
+
+
+def retry(session: Session, argument: str) -> Iterator[Output]:
+    """Answer the last line once more; the answers before stay in the tree."""
+    base = _last_asked(session)
+    if base is None:
+        yield Problem("There is nothing to answer yet.", NOTHING_YET)
+        return
+    yield from _again(session, base)
+    yield from session.answer(base, session.tree.next_attempt(base))
+
+
+def alternatives(session: Session, argument: str) -> Iterator[Output]:
+    """Several answers to the last line, each a node; the text stays what it is until one is taken."""
+    count, base = (int(argument) if argument.isdecimal() else 0) if argument else 3, _last_asked(session)
+    if not 2 <= count <= MOST_ALTERNATIVES:
+        yield Problem(f"/alternatives {argument}: expected a number from 2 to {MOST_ALTERNATIVES}.", "Type /alternatives 3")
+        return
+    if base is None:
+        yield Problem("There is nothing to answer yet.", NOTHING_YET)
+        return
+    tree, known = session.tree, len(session.tree.nodes)
+    for _ in range(count):
+        for _ in session.answer(base, tree.next_attempt(base), go=False):
+            pass  # shown when all have come
+        if session.cancelled():
+            break
+    offered = tuple(node for node in range(known, len(tree.nodes)) if tree.nodes[node].text)
+    if not offered:
+        yield Notice("All of them are empty: a stop or the pattern ends them at once, or Ctrl-C did.")
+        return
+    session.offered = offered
+    yield from _again(session, base)
+    yield Alternatives(tuple(said_in(tree.nodes[node], session.turns) for node in offered))
+
+
+def _last_asked(session: Session) -> int | None:
+    """The node that the last answer answers, or that waits for one; None if there is nothing yet."""
+    here = session.tree.current
+    node = session.tree.nodes[here]
+    return None if node.kind == "root" else node.parent if node.kind == "model" else here
+
+
+def _again(session: Session, base: int) -> Iterator[Output]:
+    """What was typed in node `base`, if it is a line of yours."""
+    if session.tree.nodes[base].kind == "you":
+        yield session.typed(base)
+
+
+def heat(session: Session, argument: str) -> Iterator[Output]:
+    """Switch the colours of surprise on or off, or say what they show."""
+    if argument not in ("", "on", "off"):
+        yield Problem(f"/heat is {argument!r}; expected on or off.", "Type /heat on")
+        return
+    session.heating = argument == "on" if argument else session.heating
+    if not session.heating:
+        yield Notice("heat is off")
+        return
+    here = session.tree.current
+    yield Recalled(*session.last_said())
+    yield Notice(str(session.heat.total(here)))
+
+
+def show(session: Session, argument: str) -> Iterator[Output]:
+    """The model's card, the settings, and the place in the text."""
+    partner, tokenizer, settings = session.partner, session.partner.tokenizer, session.settings
+    units = ("tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
+    values = ", ".join(f"{name} {all_settings.shown(settings, name)}" for name in all_settings.notable(settings))
+    model = ("model", f"{partner.name} ({partner.digest[:12]})")
+    turns = (("turns", repr(str(session.turns))),) if session.turns else ()
+    yield Listing((model, *partner.card, units, *turns, ("settings", values), ("text", place(session))))
+
+
+def save(session: Session, argument: str) -> Iterator[Output]:
+    """Write the whole tree to a file; another session's file may be replaced, any other may not."""
+    path = _writable(session, argument, memory.is_session)
+    memory.write(path, session.partner, session.tree, session.settings, session.turns)
+    session.own_files.add(path.resolve())
+    yield Notice(f"Saved. `/load {argument}` goes on from here.")
+
+
+def load(session: Session, argument: str) -> Iterator[Output]:
+    """Go on from a saved session, its settings included; the present one stays as it is if that fails."""
+    tree, session.settings = memory.read(_path(argument), session.partner, session.turns)
+    session.replace(tree)
+    yield Notice(f"Loaded. {place(session)}")
+
+
+def export(session: Session, argument: str) -> Iterator[Output]:
+    """Write the text, plain, to a file that does not exist yet or that this session wrote."""
+    path, text = _writable(session, argument, lambda path: False), session.text
+    durable.replace(path, (text if text.endswith("\n") else text + "\n").encode("utf-8"))
+    session.own_files.add(path.resolve())
+    yield Notice(f"Written to {argument}.")
+
+
+def multi(session: Session, argument: str) -> Iterator[Output]:
+    """Begin a text of several lines."""
+    session.block = []
+    yield Notice('Several lines now; """ ends them.')
+
+
+def bye(session: Session, argument: str) -> Iterator[Output]:
+    """Leave."""
+    yield Ended()
+
+
+COMMANDS = (
+    Command("help", "", "Show this.", help_),
+    Command("set", "[NAME VALUE]", "Change a setting; alone, list them all.", set_),
+    Command("retry", "", "Another answer to the last line.", retry),
+    Command("alternatives", "[N]", "N answers to the last line side by side; a digit takes one.", alternatives),
+    Command("undo", "", "Take back the last line and its answer.", undo),
+    Command("redo", "", "Go on again to where /undo came from.", redo),
+    Command("branch", "[NAME]", "Begin another branch here; the one before stays as it is.", branch),
+    Command("goto", "NAME|NUMBER", "Go to where a branch was left, or to a node of /tree.", goto),
+    Command("tree", "", "All that was said, as a tree.", tree_),
+    Command("heat", "[on|off]", "Colour each token by how much it surprises the model, in bits.", heat),
+    Command("multi", "", 'Type several lines; """ ends them.', multi),
+    Command("reset", "", "Begin a new text.", reset),
+    Command("show", "", "The model, the settings, and where you are in the text.", show),
+    Command("save", "FILE", "Keep the session, to go on another day.", save),
+    Command("load", "FILE", "Go on with a saved session.", load),
+    Command("export", "FILE", "Write the text to a file.", export),
+    Command("bye", "", "Leave; so does Ctrl-D.", bye),
+)
+WRITING = (
+    ("TEXT", "A new line of the text; the model goes on from its last character."),
+    ("(empty line)", "Let the model go on."),
+)
+TALKING = (
+    ("TEXT", "Your turn; the model answers."),
+    ("(empty line)", "Let the model go on, where it was stopped."),
+)
+KEYS = (
+    ("//TEXT", "A line that begins with a slash."),
+    ('"""', "Begins and ends a text of several lines."),
+    ("Right, Ctrl-E", "Take the ghost text; Alt-F or Ctrl-Right takes a word of it."),
+    ("Tab", "The likeliest next tokens; a digit takes one."),
+    ("Ctrl-G", "Edit the line in $EDITOR; Alt-Enter puts a line end into it."),
+    ("Ctrl-C", "Stop the model; what it has said stays."),
+)
+_TABLE = {command.name: command for command in COMMANDS}
+_VALUES = {"heat": ("on", "off")}
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is a command rather than text."""
+    return line.startswith("/") and not line.startswith("//")
+
+
+def complete(line: str, branches: tuple[str, ...] = ()) -> list[str]:
+    """What the last word of an unfinished command may become: a command's name, or what is known to stand after it."""
+    name, space, rest = line[1:].partition(" ")
+    if not is_command(line) or " " in rest:
+        return []
+    if not space:
+        return ["/" + command.name for command in COMMANDS if command.name.startswith(name.lower())]
+    values = {**_VALUES, "set": all_settings.NAMES, "goto": branches}.get(name.lower(), ())
+    return [known for known in values if known.startswith(rest)]
+
+
+def wants_file(line: str) -> str | None:
+    """The unfinished file name at the end of a line whose command takes one; None for any other line."""
+    name, space, rest = line[1:].partition(" ")
+    command = _TABLE.get(name.lower()) if is_command(line) and space else None
+    return rest if command is not None and command.arguments == "FILE" else None
+
+
+def _writable(session: Session, argument: str, may_replace: Callable[[Path], bool]) -> Path:
+    path = _path(argument)
+    if os.path.exists(path) and path.resolve() not in session.own_files and not may_replace(path):
+        raise CannotCreateError(f"{argument!r} exists already, and this session did not write it.", "Give another name.")
+    return path
+
+
+def _path(argument: str) -> Path:
+    """The file that was typed; `~` is the home folder. Raises CannotCreateError if no file can have this name."""
+    try:
+        path = Path(argument).expanduser()
+        path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a NUL, a loop of links, nobody's home
+        raise CannotCreateError(f"{argument!r} is no name for a file: {error}.", "Give another name.") from error
+    return path
