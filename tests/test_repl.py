@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import stat
 import subprocess
 import sys
-import termios
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pexpect
-import pyte
 import pytest
 import toy
+from terminal import CTRL_C, CTRL_D, TAB, UP, Terminal, environment
 
 from charrnn.cli import main
 from charrnn.decoding.session import Session
 from charrnn.decoding.settings import Settings
 from charrnn.runs import model as models
 
-ROOT = Path(__file__).parent.parent
-CTRL_C, CTRL_D, TAB, UP = "\x03", "\x04", "\t", "\x1b[A"
 # pexpect forks; on newer Pythons that warns when threads are about, as BLAS's are.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
@@ -38,13 +32,6 @@ def world(tmp_path: Path) -> Path:
     about = {"name": "toy", "start": list(partner.start), "provenance": {}}
     models.save(folder / models.MODEL_FILE, toy.config(units), units, toy.weights(units), about)
     return tmp_path
-
-
-def environment(world: Path, **more: str) -> dict[str, str]:
-    dropped = {"NO_COLOR", "FORCE_COLOR", "PYTHONWARNINGS"}
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    own = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(world / "state"), "TERM": "xterm-256color"}
-    return kept | own | {"PROMPT_TOOLKIT_NO_CPR": "1", "COLUMNS": "", "LINES": ""} | more
 
 
 def piped(world: Path, text: bytes, *options: str, code: str = "") -> subprocess.CompletedProcess[bytes]:
@@ -147,73 +134,12 @@ def test_options_arrive(world: Path) -> None:
     }  # fmt: skip
 
 
-class Terminal:
-    """The program in a pseudo-terminal, and what a person would see."""
-
-    def __init__(self, world: Path, options: list[str], env: Mapping[str, str], size: tuple[int, int] = (24, 100)) -> None:
-        arguments = ["-m", "charrnn", "repl", "toy", "--seed", "7", *options]
-        self.child = pexpect.spawn(sys.executable, arguments, cwd=str(world), env=env, dimensions=size, timeout=20)
-        self.child.delaybeforesend = None
-        self.child.delayafterclose = self.child.delayafterterminate = self.child.ptyproc.delayafterclose = 0.01
-        self.before = termios.tcgetattr(self.child.child_fd)
-        self.screen = pyte.Screen(size[1], size[0])
-        self.stream, self.raw = pyte.ByteStream(self.screen), b""
-
-    def lines(self) -> list[str]:
-        return [line.rstrip() for line in self.screen.display if line.strip()]
-
-    def read(self) -> bool:
-        """Take in what has come; False at the end."""
-        try:
-            data = self.child.read_nonblocking(65536, 0.05)
-        except pexpect.TIMEOUT:
-            return True
-        except pexpect.EOF:
-            return False
-        self.raw += data
-        self.stream.feed(data)
-        return True
-
-    def until(self, wanted: Callable[[], bool]) -> None:
-        limit = time.monotonic() + 20
-        while not wanted():
-            assert self.read() or wanted(), f"ended: {self.lines()}"
-            assert time.monotonic() < limit, f"waited in vain: {self.lines()}"
-
-    def shows(self, text: str) -> None:
-        self.until(lambda: text in "\n".join(self.lines()))
-
-    def prompted(self) -> None:
-        """Wait for an empty prompt; the line editor switches bracketed paste on when it is ready for keys."""
-        self.until(
-            lambda: (
-                bool(self.lines()) and self.lines()[-1] == ">" and self.raw.rfind(b"\x1b[?2004h") > self.raw.rfind(b"\x1b[?2004l")
-            )
-        )
-
-    def enter(self, line: str) -> None:
-        self.prompted()
-        self.child.send(line + "\r")
-        self.until(lambda: self.raw.rfind(b"\x1b[?2004l") > self.raw.rfind(b"\x1b[?2004h"))
-
-    def leaves(self, code: int) -> None:
-        """The program ends with `code`, and has left the terminal as it found it."""
-        while self.read():
-            pass
-        after = termios.tcgetattr(self.child.child_fd)
-        self.child.close()
-        assert (self.child.exitstatus, self.child.signalstatus) == (code, None)
-        assert after == self.before
-        assert self.raw.rfind(b"\x1b[?2004l") >= self.raw.rfind(b"\x1b[?2004h")  # bracketed paste is off
-        assert self.raw.rfind(b"\x1b[?25h") >= self.raw.rfind(b"\x1b[?25l")  # the cursor is shown
-
-
 @pytest.fixture
 def terminal(world: Path) -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
 
     def open_terminal(*options: str, **env: str) -> Terminal:
-        opened.append(Terminal(world, ["--length", "30", *options], environment(world, **env)))
+        opened.append(Terminal(world, ["repl", "toy", "--seed", "7", "--length", "30", *options], environment(world, **env)))
         return opened[-1]
 
     yield open_terminal
@@ -278,7 +204,7 @@ def test_tab_completes_commands_settings_and_files(terminal: Callable[..., Termi
     (world / "poems-of-mine").mkdir()
     one = terminal()
     for typed, shown in (
-        ("/he", "> /help"),
+        ("/hel", "> /help"),
         ("/set rep", "> /set repetition_penalty"),
         ("/load poems-", "> /load poems-of-mine"),
     ):

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 from charrnn.decoding import generate
 from charrnn.decoding.commands import COMMANDS, complete, wants_file
-from charrnn.decoding.events import Ended, Listing, Notice, Output, Problem, Text, Typed
+from charrnn.decoding.events import Alternatives, Ended, Family, Listing, Notice, Output, Problem, Recalled, Run, Text, Typed
 from charrnn.decoding.session import Session
 from charrnn.decoding.settings import NAMES, Settings
 from charrnn.decoding.tree import Partner, Tree, text_of
+from charrnn.decoding.turns import STANDARD, Turns
 from charrnn.errors import UsageError
 
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
@@ -46,16 +47,32 @@ def rendered(events: Iterable[Output]) -> str:
                 blocks.append(f"! {text}\n!   {hint}")
             case Listing(rows):
                 blocks.extend("| " + " | ".join(row) for row in rows)
+            case Alternatives(texts):
+                blocks.extend(f"{number}) {text}" for number, text in enumerate(texts, 1))
+            case Recalled(typed, answer):
+                blocks.append("| " + " ".join(f"{piece.text!r}:{piece.bits:.1f}" for piece in typed + answer))
+            case Family(root):
+                blocks.append(drawn(root))
             case Ended():
                 blocks.append(". (left)")
     return "".join(block + "\n" for block in blocks)
 
 
+def drawn(run: Run, depth: int = 0) -> str:
+    """A run of nodes and its forks, indented."""
+    lines = [
+        f"| {'  ' * depth}{place.number} {'> ' * place.yours}{place.text!r} {' '.join(place.branches)}{' *' * place.here}"
+        + f" (+{place.left_out})" * bool(place.left_out)
+        for place in run.places
+    ]
+    return "\n".join([*lines, *(drawn(fork, depth + 1) for fork in run.forks)])
+
+
 def played(transcript: str) -> str:
     """What a transcript's typed lines give when they are typed now. The first line says which toy model answers."""
     first, *lines = transcript.splitlines()
-    kind, end_bias = first.removeprefix("model: ").split(", end ")
-    session = Session(toy.partner(kind, float(end_bias)), SHORT)
+    kind, end_bias, *chat = re.split(", end |, ", first.removeprefix("model: "))
+    session = Session(toy.partner(kind, float(end_bias)), SHORT, STANDARD if chat else None)
     typed = [line.removeprefix("> ") for line in lines if line.startswith("> ")]
     return first + "\n" + "".join(f"> {line}\n{rendered(session.feed(line))}" for line in typed)
 
@@ -80,7 +97,7 @@ def test_transcript(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_there_are_transcripts() -> None:
-    assert len(list(TRANSCRIPTS.glob("*.txt"))) >= 4
+    assert len(list(TRANSCRIPTS.glob("*.txt"))) >= 8
 
 
 LINES = st.one_of(
@@ -125,27 +142,37 @@ def check_consistent(session: Session) -> None:
     assert np.array_equal(carried.logits, primed.logits)
 
 
-@pytest.mark.parametrize(("kind", "end_bias"), [("char", -1e4), ("char", 2.0), ("byte", 2.0), ("subword", 2.0)])
+@pytest.mark.parametrize(
+    ("kind", "end_bias", "turns"),
+    [("char", -1e4, None), ("char", 2.0, None), ("byte", 2.0, None), ("subword", 2.0, None), ("talk", 2.0, STANDARD),
+     ("subword", 0.0, Turns("You:", "It: "))],
+)  # fmt: skip
 @settings(max_examples=25)
 @given(steps=st.lists(st.tuples(LINES, st.none() | st.integers(0, 6)), max_size=10), length=st.integers(1, 12))
 def test_any_lines_keep_the_tree_consistent_and_replay_exactly(
-    kind: str, end_bias: float, steps: list[tuple[str, int | None]], length: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+    kind: str, end_bias: float, turns: Turns | None, steps: list[tuple[str, int | None]], length: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
     """Lines, some stopped after so many events; then the saved file must be the session, to the bit."""
-    session = Session(toy.partner(kind, end_bias), Settings(length=length, seed=1, temp=1.0))
+    session = Session(toy.partner(kind, end_bias), Settings(length=length, seed=1, temp=1.0), turns)
     for line, stop_after in steps:
         for count, _ in enumerate(session.feed(line)):
             if count == stop_after:
                 session.cancel()
     list(session.finish())
+    session.offer(())
     check_consistent(session)
     path = tmp_path_factory.mktemp("saved") / "session.json"
     assert isinstance(next(iter(session.feed(f"/save {path}"))), Notice)
-    other = Session(toy.partner(kind, end_bias))
+    other = Session(toy.partner(kind, end_bias), None, turns)
     assert isinstance(next(iter(other.feed(f"/load {path}"))), Notice)
     assert other.settings == session.settings
     assert other.tree.nodes == session.tree.nodes
-    assert (other.tree.ends, other.tree.branch, other.tree.onward) == (session.tree.ends, session.tree.branch, session.tree.onward)
+    assert (other.tree.ends, other.tree.branch, other.tree.onward) == (
+        session.tree.ends,
+        session.tree.branch,
+        session.tree.onward,
+    )
     other.heating = session.heating  # which is how one looks at it, no part of it
     check_consistent(other)
     for line in ("/redo", "", "/retry", "more", "/undo", "/undo", "/redo"):

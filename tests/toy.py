@@ -32,6 +32,8 @@ def tokenizer(kind: str = "char") -> Tokenizer:
     if kind == "subword":
         text = POEMS.read_text(encoding="utf-8")[:30_000]
         return tokenizers.build(TokenizerConfig(tokenizer="subword", vocab_size=400), Counter(text), lambda: [text])[0]
+    if kind == "talk":
+        return letters(ALPHABET + "<>")
     return letters(ALPHABET)
 
 

@@ -21,7 +21,9 @@ from charrnn.cli.screen import Screen
 if TYPE_CHECKING:
     from charrnn.decoding.events import Output
     from charrnn.decoding.session import Session
+    from charrnn.decoding.settings import Settings
 
+Begin = Callable[[Callable[[Iterable["Output"]], bool]], bool]
 MOST_ABOVE = 20  # lines of a block that stay on the screen
 HOW_TO_LEAVE = "Ctrl-D or /bye leaves."
 
@@ -31,12 +33,23 @@ def at_terminal() -> bool:
     return console.typing() and sys.stdout.isatty()
 
 
-def run(session: Session, greeting: str, *, vi: bool = False, first: str | None = None) -> None:
-    """Hold a session until it ends: with a person, or with a pipe. `first` is what to say before any line is read."""
+def run(
+    session: Session, greeting: str, *, vi: bool = False, first: str | None = None, later: Settings | None = None
+) -> None:  # fmt: skip
+    """Hold a session until it ends: with a person, or with a pipe.
+
+    `first` is what to say before any line is read; from then on the settings are `later`.
+    """
+
+    def begin(show: Callable[[Iterable[Output]], bool]) -> bool:
+        going_on = first is None or show(session.begin(first))
+        session.settings = later or session.settings
+        return going_on
+
     if at_terminal():
-        _converse(session, greeting, vi, first)
+        _converse(session, greeting, vi, begin)
     else:
-        _filter(session, _lines(), first)
+        _filter(session, _lines(), begin)
 
 
 def _lines() -> Iterator[str]:
@@ -48,12 +61,12 @@ def _lines() -> Iterator[str]:
         yield text.removesuffix("\n").removesuffix("\r")
 
 
-def _filter(session: Session, lines: Iterable[str], first: str | None) -> None:
+def _filter(session: Session, lines: Iterable[str], begin: Begin) -> None:
     """Each line's text and its continuation (in a conversation, the reply) to stdout, everything else to stderr."""
     with console.Output() as out:
         screen = Screen(out, in_colour=False, repeat_lines=session.turns is None)
-        if first is not None:
-            screen.show(session.begin(first))
+        begin(screen.show)
+        out.flush()
         for line in lines:
             if not screen.show(session.feed(line)):
                 return
@@ -61,7 +74,7 @@ def _filter(session: Session, lines: Iterable[str], first: str | None) -> None:
         screen.show(session.finish())
 
 
-def _converse(session: Session, greeting: str, vi: bool, first: str | None) -> None:
+def _converse(session: Session, greeting: str, vi: bool, begin: Begin) -> None:
     fancy = console.fancy(sys.stdout)
     with console.Output() as out:
         apart = session.turns is not None
@@ -70,7 +83,7 @@ def _converse(session: Session, greeting: str, vi: bool, first: str | None) -> N
         prompt = _line_reader(helper, out, fancy, vi)
         out.write(greeting + "\n")
         with _ctrl_c_stops(session, screen):
-            going_on = first is None or _shown(screen, helper, session.begin(first))
+            going_on = begin(lambda events: _shown(screen, helper, events))
             while going_on:
                 try:
                     line = prompt.read()

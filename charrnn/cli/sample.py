@@ -62,6 +62,7 @@ class Plan:
         *options.settings(options.DrawConfig, "Text"),
         *options.settings(ShapingConfig, "Shape of the text"),
         *options.settings(SamplingConfig, "Choice of the next token, in this order"),
+        rich_click.option("-i", "--interactive", is_flag=True, help="Go on together with the model, as `charrnn repl` does."),
         options.int8_option(),
         options.json_option("One JSON object a line for each text, with its seed, settings and bits per character."),
         rich_click.option("-o", "--output", metavar="FILE", help="Write to FILE: all of it or, if anything fails, nothing."),
@@ -70,7 +71,7 @@ class Plan:
     ]
 )  # fmt: skip
 def sample(
-    run: str | None, length: float | None, until_end: bool, prompt: str, narrow: bool, as_json: bool,
+    run: str | None, length: float | None, until_end: bool, prompt: str, interactive: bool, narrow: bool, as_json: bool,
     output: str | None, checkpoints: Path, **values: Any,
 ) -> None:  # fmt: skip
     """Write a text with a trained model.
@@ -85,8 +86,13 @@ def sample(
         charrnn sample --acrostic HOPE --best-of 20    the best of twenty
         charrnn sample --length inf                    until Ctrl-C
         charrnn sample --num 20 --json -o texts.jsonl
+        charrnn sample -i                              and go on together
     """
     plan = _plan(length, until_end, prompt, narrow, as_json or output not in (None, "-"), values)
+    if interactive:
+        _check_interactive(plan, prompt, as_json or output not in (None, "-"))
+        _go_on(run, checkpoints, plan, several=length is not None, seeded=values["seed"] is not None)
+        return
     from charrnn.cli import writing
 
     model = loading.load(run, checkpoints)
@@ -136,6 +142,39 @@ def _check(draw: options.DrawConfig, bound: float, bounded: bool) -> None:
         raise UsageError("--beam and --best-of are two ways to choose a text.", "Give one of them.")
     if draw.beam and draw.num > draw.beam:
         raise UsageError(f"a beam of {draw.beam} has no {draw.num} texts.", f"Give --beam {draw.num}, or a smaller --num.")
+
+
+def _check_interactive(plan: Plan, prompt: str, elsewhere: bool) -> None:
+    """Raise UsageError where a session cannot begin with what was asked for."""
+    several = plan.num > 1 or plan.best_of > 1 or plan.beam or plan.until_end
+    if elsewhere or several or plan.length is None:
+        others = "--num, --best-of, --beam, --until-end, --json, -o nor --length inf"
+        raise UsageError(f"-i goes on with one text, so it goes with neither {others}.", "Leave out -i or those.")
+    if prompt == "-":
+        raise UsageError("--prompt - reads stdin, from which -i reads your lines.", "Give --prompt a text, or @FILE.")
+
+
+def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, several: bool, seeded: bool) -> None:
+    """A session whose first text is the one that was asked for; its length is that of later answers if it was given."""
+    from dataclasses import asdict, replace
+
+    from charrnn.cli import converse
+    from charrnn.cli.repl import greeting, partner
+    from charrnn.decoding import engine as engines
+    from charrnn.decoding.session import Session
+    from charrnn.decoding.settings import Settings
+
+    assert plan.length is not None
+    model = loading.load(run, checkpoints)
+    later = Settings(**asdict(plan.settings), **asdict(plan.shaping), seed=plan.seed)
+    if several:
+        later = replace(later, length=plan.length)
+    if not seeded:
+        console.note(f"seed {plan.seed}")
+    with engines.single_thread():
+        session = Session(partner(model, plan.narrow), replace(later, length=plan.length))
+        session.check(later)
+        converse.run(session, greeting(model, "/help tells what can be typed."), first=plan.prompt, later=later)
 
 
 def _tell_unknown(model: Model, prompt: str) -> None:

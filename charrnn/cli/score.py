@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,15 @@ class Line:
         options.run_argument(),
         rich_click.argument("text", metavar="TEXT|FILE|-", shell_complete=options.complete_file),
         options.json_option("One JSON object for each line of the text: its number, text, characters and bits."),
+        rich_click.option(
+            "--heat", is_flag=True,
+            help="Colour each token by how much it surprises, in bits; without colours, a line for each: bits, tab, token.",
+        ),
         options.int8_option(),
         options.checkpoints_option(),
     ]
-)
-def score(run: str, text: str, as_json: bool, narrow: bool, checkpoints: Path) -> None:
+)  # fmt: skip
+def score(run: str, text: str, as_json: bool, heat: bool, narrow: bool, checkpoints: Path) -> None:
     """Say how well a run predicts a text: the fewer bits per character, the less it is surprised.
 
     The argument is a file if there is one of that name, - for stdin, otherwise the text itself. It is scored as
@@ -48,7 +53,7 @@ def score(run: str, text: str, as_json: bool, narrow: bool, checkpoints: Path) -
     one of all the characters it does not know.
 
         charrnn score poems "Shall I compare thee"
-        charrnn score poems letter.txt
+        charrnn score poems letter.txt --heat
         charrnn score poems letter.txt --json | jq .bits_per_character
     """
     content = reading.text_or_file(text)
@@ -57,7 +62,9 @@ def score(run: str, text: str, as_json: bool, narrow: bool, checkpoints: Path) -
         raise CorpusError("the text is empty; there is nothing to score.", "Give some text.")
     ids, costs = _costs(model, content, narrow)
     with console.Output() as out:
-        if as_json:
+        if heat:
+            _write_heat(model.tokenizer, content, ids, costs, out, as_json)
+        elif as_json:
             for number, line in enumerate(_lines(content, model.tokenizer, ids, costs), 1):
                 out.write(json.dumps(_record(number, line), ensure_ascii=False) + "\n")
         else:
@@ -74,6 +81,28 @@ def _costs(model: Model, text: str, narrow: bool) -> tuple[NDArray[np.int64], ND
         engine = loading.engine(model, narrow)
         ids = model.tokenizer.encode(text)
         return ids, -generate.logprobs(engine, ids, generate.prime(engine, list(model.start)))
+
+
+def _write_heat(
+    tokenizer: Tokenizer, text: str, ids: NDArray[np.int64], costs: NDArray[np.float64], out: console.Output, as_json: bool
+) -> None:  # fmt: skip
+    """The text token by token: in colours with the summary below, as JSON, or in two columns."""
+    from charrnn.decoding.heat import heated
+
+    pieces = heated(tokenizer, text, ids.tolist(), costs.tolist())
+    if as_json:
+        for piece, bits in pieces:
+            out.write(json.dumps({"token": piece, "bits": bits}, ensure_ascii=False) + "\n")
+    elif console.fancy(sys.stdout):
+        from charrnn.cli import heat
+
+        rich = console.rich_console(sys.stdout)
+        rich.print(heat.legend())
+        rich.print(heat.coloured(pieces), soft_wrap=True, end="" if text.endswith("\n") else "\n")
+        out.write(_summary(tokenizer, text, costs))
+    else:
+        for piece, bits in pieces:
+            out.write(f"{bits:.3f}\t{json.dumps(piece, ensure_ascii=False)}\n")
 
 
 def _lines(text: str, tokenizer: Tokenizer, ids: NDArray[np.int64], costs: NDArray[np.float64]) -> Iterator[Line]:

@@ -104,9 +104,9 @@ def alternatives(session: Session, argument: str) -> Iterator[Output]:
             break
     offered = tuple(node for node in range(known, len(tree.nodes)) if tree.nodes[node].text)
     if not offered:
-        yield Notice("All of them are empty: a stop or the pattern ends them at once, or Ctrl-C did.")
+        yield Notice("All of them are empty. Type a line, /retry, or change the settings.")
         return
-    session.offered = offered
+    session.offer(offered)
     yield from _again(session, base)
     yield Alternatives(tuple(said_in(tree.nodes[node], session.turns) for node in offered))
 

@@ -59,7 +59,7 @@ class _Answer:
         self.document_ended |= token.id == EOS
         if self.reply is not None:
             shown = self.reply.push(token.text)
-            self.stopped |= self.reply.ended
+            self.stopped |= self.reply.ended or token.id == EOS
             return shown
         if token.text:
             self.pieces.append(token.text)
@@ -78,7 +78,6 @@ class Session:
         self.partner, self.turns = partner, turns
         self.settings = settings or Settings()
         self.heating = False
-        self.offered: tuple[int, ...] = ()  # nodes of which a digit takes one
         self.block: list[str] | None = None  # the lines of an unfinished block
         self.drawn = 0  # tokens of the last answer
         self.own_files: set[Path] = set()  # what this session wrote, and may write again
@@ -91,6 +90,7 @@ class Session:
         self.tree = tree
         self.heat = Heat(self.partner, tree, self.turns)
         self._draft = Draft(self.partner)
+        self._offered: tuple[int, tuple[int, ...]] = (0, ())
 
     @property
     def text(self) -> str:
@@ -117,10 +117,9 @@ class Session:
             yield Problem(all_settings.as_typed(error.message), all_settings.as_typed(error.hint))
 
     def _read(self, line: str) -> Iterator[Output]:
-        offered, self.offered = self.offered, ()
         if self.block is not None or line.startswith(BLOCK):
             yield from self._lengthen(line)
-        elif offered and line.strip().isdecimal() and 1 <= int(line) <= len(offered):
+        elif (offered := self.offered) and line.strip() in map(str, range(1, len(offered) + 1)):
             yield from self._take(offered[int(line) - 1])
         elif commands.is_command(line):
             yield from commands.obey(self, line)
@@ -267,6 +266,16 @@ class Session:
         if base is None or token.prefix.position + 1 != base.position + len(ids):
             return None  # the first of them wrote the end of your line anew, as a part of longer pieces
         return generate.prime(self.partner.engine, [token.id], token.prefix)
+
+    def offer(self, nodes: tuple[int, ...]) -> None:
+        """Let a digit take one of `nodes`, for as long as the text stays where it is."""
+        self._offered = (self.tree.current, nodes)
+
+    @property
+    def offered(self) -> tuple[int, ...]:
+        """The nodes of which a digit takes one."""
+        here, nodes = self._offered
+        return nodes if here == self.tree.current else ()
 
     def _take(self, node: int) -> Iterator[Output]:
         """Go on from one of the alternatives."""
