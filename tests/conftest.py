@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import toy
 from commands import Run, runner
 from hypothesis import settings
+from terminal import Terminal, environment
 
 from charrnn.decoding import kernel
 from charrnn.decoding.kernel import Library
+from charrnn.runs import model as models
 
 os.environ["CHARRNN_KERNEL"] = "off"  # what the compiled kernel does is tested beside what it stands in for
 settings.register_profile("charrnn", deadline=None)
@@ -86,3 +89,29 @@ def run(trained: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.Cap
     """Run a command line in this process, in the folder of the trained run."""
     monkeypatch.chdir(trained)
     return runner(capsysbinary)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A folder with one run, the toy model."""
+    partner, units = toy.partner(), toy.tokenizer()
+    about = {"name": "toy", "start": list(partner.start), "provenance": {}}
+    folder = tmp_path / "checkpoints" / "toy"
+    folder.mkdir(parents=True)
+    models.save(folder / models.MODEL_FILE, toy.config(units), units, toy.weights(units), about)
+    return tmp_path
+
+
+@pytest.fixture
+def terminal(world: Path) -> Iterator[Callable[..., Terminal]]:
+    """Opens `charrnn repl` with the toy model (or the `command` given) in a terminal; variables as keywords."""
+    opened: list[Terminal] = []
+
+    def open_terminal(*options: str, command: tuple[str, ...] = (), code: str = "", **env: str) -> Terminal:
+        started = command or ("repl", "toy", "--seed", "7", "--length", "30")
+        opened.append(Terminal(world, [*started, *options], environment(world, **env), code=code))
+        return opened[-1]
+
+    yield open_terminal
+    for one in opened:
+        one.child.close(force=True)

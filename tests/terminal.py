@@ -24,18 +24,36 @@ def environment(world: Path, **more: str) -> dict[str, str]:
     return kept | own | {"COLUMNS": "", "LINES": ""} | more
 
 
+AFTER_CODE = "\nimport sys; from charrnn.cli import main; sys.exit(main.run(sys.argv[1:]))"
+
+
 class Terminal:
     """The program in a pseudo-terminal, and what a person would see."""
 
-    def __init__(self, world: Path, options: list[str], env: Mapping[str, str], size: tuple[int, int] = (24, 100)) -> None:
-        self.child = pexpect.spawn(
-            sys.executable, ["-m", "charrnn", *options], cwd=str(world), env=env, dimensions=size, timeout=20
-        )
+    def __init__(
+        self, world: Path, options: list[str], env: Mapping[str, str], size: tuple[int, int] = (24, 100), code: str = ""
+    ) -> None:  # fmt: skip
+        """Run `charrnn` with `options`, after other Python `code` if there is any."""
+        arguments = [*(["-c", code + AFTER_CODE] if code else ["-m", "charrnn"]), *options]
+        self.child = pexpect.spawn(sys.executable, arguments, cwd=str(world), env=env, dimensions=size, timeout=20)
         self.child.delaybeforesend = None
         self.child.delayafterclose = self.child.delayafterterminate = self.child.ptyproc.delayafterclose = 0.01
         self.before = termios.tcgetattr(self.child.child_fd)
         self.screen = pyte.Screen(size[1], size[0])
         self.stream, self.raw = pyte.ByteStream(self.screen), b""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Another size of the window."""
+        self.screen.resize(rows, columns)
+        self.child.setwinsize(rows, columns)
+
+    def colours(self, text: str) -> set[str]:
+        """The colours of `text` where it stands on the screen for the last time."""
+        rows = [y for y, line in enumerate(self.screen.display) if text in line]
+        start = self.screen.display[rows[-1]].rindex(text)
+        return {
+            self.screen.buffer[rows[-1]][x].fg for x in range(start, start + len(text)) if self.screen.display[rows[-1]][x] != " "
+        }
 
     def lines(self) -> list[str]:
         return [line.rstrip() for line in self.screen.display if line.strip()]
@@ -77,9 +95,11 @@ class Terminal:
         self.until(lambda: self.line().startswith("> " + (keys if shown is None else shown)))
 
     def enter(self, line: str) -> None:
+        """Type a line at an empty prompt, and Enter."""
         self.prompted()
+        entered = self.raw.count(b"\x1b[?2004l")
         self.child.send(line + "\r")
-        self.until(lambda: self.raw.rfind(b"\x1b[?2004l") > self.raw.rfind(b"\x1b[?2004h"))
+        self.until(lambda: self.raw.count(b"\x1b[?2004l") > entered)
 
     def leaves(self, code: int) -> None:
         """The program ends with `code`, and has left the terminal as it found it."""

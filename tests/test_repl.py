@@ -7,7 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,21 +17,9 @@ from terminal import CTRL_C, CTRL_D, TAB, UP, Terminal, environment
 from charrnn.cli import main
 from charrnn.decoding.session import Session
 from charrnn.decoding.settings import Settings
-from charrnn.runs import model as models
 
 # pexpect forks; on newer Pythons that warns when threads are about, as BLAS's are.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Path:
-    """A folder with one run, the toy model."""
-    partner, units = toy.partner(), toy.tokenizer()
-    folder = tmp_path / "checkpoints" / "toy"
-    folder.mkdir(parents=True)
-    about = {"name": "toy", "start": list(partner.start), "provenance": {}}
-    models.save(folder / models.MODEL_FILE, toy.config(units), units, toy.weights(units), about)
-    return tmp_path
 
 
 def piped(world: Path, text: bytes, *options: str, code: str = "") -> subprocess.CompletedProcess[bytes]:
@@ -132,19 +120,6 @@ def test_options_arrive(world: Path) -> None:
     assert {name: values[name] for name in ("temp", "top_k", "repetition_penalty", "stop", "length", "seed")} == {
         "temp": "0.25", "top_k": "9", "repetition_penalty": "1.5", "stop": r'"a b" "\n"', "length": "30", "seed": "7",
     }  # fmt: skip
-
-
-@pytest.fixture
-def terminal(world: Path) -> Iterator[Callable[..., Terminal]]:
-    opened: list[Terminal] = []
-
-    def open_terminal(*options: str, **env: str) -> Terminal:
-        opened.append(Terminal(world, ["repl", "toy", "--seed", "7", "--length", "30", *options], environment(world, **env)))
-        return opened[-1]
-
-    yield open_terminal
-    for one in opened:
-        one.child.close(force=True)
 
 
 def test_typing_gives_a_completion_in_another_colour_and_ctrl_d_leaves(terminal: Callable[..., Terminal]) -> None:
@@ -261,6 +236,7 @@ def test_without_colour_the_answer_stands_on_a_line_of_its_own(env: dict[str, st
     assert not re.search(rb"\x1b\[[\d;]*[1-9][\d;]*m", one.raw)
     if env.get("TERM") == "dumb":
         assert b"\x1b" not in one.raw
+    one.until(lambda: one.line() == ">")
     one.child.send(CTRL_D)
     one.until(lambda: not one.read())
 

@@ -120,3 +120,20 @@ class Copies:
     def offends(self, tail: str, piece: str) -> bool:
         text = tail[-self.longest :] + piece if self.longest else piece
         return any(text[start : start + self.longest + 1] in self.text for start in range(len(text) - self.longest))
+
+
+def successors(units: Tokenizer, follow: dict[str, str]) -> tuple[ModelConfig, dict[str, NDArray[np.float32]]]:
+    """A plain RNN that remembers one character and surely writes the one that follows it in `follow`; "" is the end."""
+    shape = ModelConfig(cell="rnn", embedding="onehot", vocab_size=units.vocab_size, hidden_size=units.vocab_size)
+    made = {name: np.zeros(size, np.float32) for name, size in weight_shapes(shape).items()}
+    np.fill_diagonal(made["layers.0.weight_ih"], 10)
+    for before, after in follow.items():
+        made["output.weight"][int(units.encode(after)[0]) if after else EOS, int(units.encode(before)[0]) if before else EOS] = 50
+    return shape, made
+
+
+def talker() -> tuple[ModelConfig, dict[str, NDArray[np.float32]], Tokenizer]:
+    """A model that has learnt turns: after a line of yours comes "< ok", and the end."""
+    units = tokenizer("talk")
+    shape, made = successors(units, {"\n": "<", "<": " ", " ": "o", "o": "k", "k": "", "": ">"})
+    return shape, made, units

@@ -115,11 +115,11 @@ class Prompt:
         app = self._session.app
         if not app.is_running or app.loop is None:
             raise Terminated
-        app.loop.call_soon_threadsafe(self._leave)
+        app.loop.call_soon_threadsafe(self._leave, Terminated())
 
-    def _leave(self) -> None:
-        with contextlib.suppress(Exception):
-            self._session.app.exit(exception=Terminated())
+    def _leave(self, error: BaseException) -> None:
+        with contextlib.suppress(Exception):  # it may be leaving already
+            self._session.app.exit(exception=error)
 
     def dropped(self) -> str:
         """What stood in the line when Ctrl-C ended it."""
@@ -136,8 +136,15 @@ class Prompt:
         if self._ghosts and line and self._helper.is_text(line) and get_app().is_running:
             get_app().create_background_task(self._suggest(buffer, line))
 
+    async def _ask(self, question: Callable[[str, Cancelled], T], line: str) -> T | None:
+        """The answer of the thread, None if it is stale; a mistake in it ends the editing as one in the editor would."""
+        answer, error = await self._aside.ask(question, line)
+        if error is not None:
+            self._leave(error)
+        return answer
+
     async def _suggest(self, buffer: Buffer, line: str) -> None:
-        ghost = await self._aside.ask(self._helper.ghost, line)
+        ghost = await self._ask(self._helper.ghost, line)
         if ghost is None or buffer.text != line:
             return
         self._shown = (line, ghost)
@@ -146,7 +153,7 @@ class Prompt:
 
     async def _choose(self, buffer: Buffer) -> None:
         line = buffer.document.text_before_cursor
-        found = await self._aside.ask(self._helper.next_tokens, line)
+        found = await self._ask(self._helper.next_tokens, line)
         if found is not None and buffer.document.text_before_cursor == line:
             self._choices = found
             get_app().invalidate()
@@ -234,11 +241,11 @@ class _Aside:
         self._stale.set()
         self._stale = threading.Event()
 
-    async def ask(self, question: Callable[[str, Cancelled], T], line: str) -> T | None:
-        """The answer; None if it was cancelled."""
-        stale = self._stale
-        answer = await asyncio.get_running_loop().run_in_executor(self._executor, _unless, stale.is_set, question, line)
-        return None if stale.is_set() else answer
+    async def ask(self, question: Callable[[str, Cancelled], T], line: str) -> tuple[T | None, BaseException | None]:
+        """The answer, None if it was cancelled; or why there is none."""
+        stale, loop = self._stale, asyncio.get_running_loop()
+        answer, error = await loop.run_in_executor(self._executor, _tried, stale.is_set, question, line)
+        return (None if stale.is_set() else answer), error
 
     def rest(self) -> None:
         """Cancel, and wait until the thread has noticed."""
@@ -246,8 +253,14 @@ class _Aside:
         self._executor.submit(lambda: None).result()
 
 
-def _unless(cancelled: Cancelled, question: Callable[[str, Cancelled], T], line: str) -> T | None:
-    return None if cancelled() else question(line, cancelled)
+def _tried(
+    cancelled: Cancelled, question: Callable[[str, Cancelled], T], line: str
+) -> tuple[T | None, BaseException | None]:  # fmt: skip
+    """The answer or the error, which must not stay in a future that nobody waits for any more: it would be shown later."""
+    try:
+        return None if cancelled() else question(line, cancelled), None
+    except Exception as error:  # noqa: BLE001  # whatever it is, the editor's thread raises it
+        return None, error
 
 
 def _choice(choice: tuple[str, float]) -> str:

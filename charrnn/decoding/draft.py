@@ -7,7 +7,7 @@ draft serves one thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from charrnn.decoding.course import RECENT
 from charrnn.decoding.engine import Ids
 from charrnn.decoding.generate import Prefix
 from charrnn.decoding.healing import Opening
-from charrnn.decoding.pending import NOTHING, Pending, explored
+from charrnn.decoding.pending import explored
 from charrnn.decoding.tree import PRIME_AT_ONCE, Partner
 from charrnn.decoding.vocabulary import RESERVED_IDS, Vocabulary
 from charrnn.text.tokenizers import EOS
@@ -99,37 +99,41 @@ class Draft:
         return said.partition("\n")[0][:length].rstrip()
 
     def choices(self, before: Prefix, text: str, count: int, cancelled: Cancelled) -> list[Choice]:
-        """The `count` likeliest next tokens, the likeliest first; none if cancelled.
+        """The `count` likeliest next pieces of text, the likeliest first; none if cancelled.
 
-        Where the line ends within a piece, they are what the pieces that begin with it add to it.
+        Where the line ends within a piece of a subword model, they are what the pieces that begin with it add to it, and
+        what follows it as it is commonly cut.
         """
         opening = self._opening(before, (), text, cancelled)
         if opening is None:
             return []
-        scores = opening.prefix.logits.astype(np.float64)
-        scores -= np.logaddexp.reduce(scores)
-        pending, tokens = self._candidates(opening)
-        likely = [int(token) for token in tokens[np.argsort(-scores[tokens], kind="stable")]]
-        found: list[Choice] = []
-        for token in likely:
-            if len(found) == count or cancelled():
-                break
-            piece = self._whole(opening.prefix, token)[len(opening.pending) :]
-            if piece and all(piece != choice.text for choice in found):
-                found.append(Choice(piece, float(np.exp(scores[token] - pending.hope))))
-        return found
+        found: dict[str, float] = {}
+        for prefix, tokens, share, known in self._ways_on(opening):
+            scores = prefix.logits.astype(np.float64)
+            scores -= np.logaddexp.reduce(scores)
+            for token in tokens[np.argsort(-scores[tokens], kind="stable")][: count + len(RESERVED_IDS)].tolist():
+                if cancelled():
+                    return []
+                piece = self._whole(prefix, token)[known:]
+                if piece:
+                    found[piece] = found.get(piece, 0.0) + float(np.exp(scores[token] + share))
+        likeliest = sorted(found.items(), key=lambda one: -one[1])
+        return [Choice(piece, probability) for piece, probability in likeliest[:count]]
 
-    def _candidates(self, opening: Opening) -> tuple[Pending, Ids]:
-        """The tokens that may come, those first that hold all of what is pending."""
-        partner = self._partner
+    def _ways_on(self, opening: Opening) -> Iterator[tuple[Prefix, Ids, float, int]]:
+        """Where the next piece may be drawn: after what, which tokens, the log of this way's share, characters known."""
+        partner, prefix = self._partner, opening.prefix
         self._vocabulary = self._vocabulary or Vocabulary(partner.tokenizer, "\n" if partner.at_eos == "newline" else None)
+        any_token = np.setdiff1d(np.arange(self._vocabulary.size), [*RESERVED_IDS, EOS])
         if not opening.pending:
-            reserved = {*RESERVED_IDS, EOS}
-            return NOTHING, np.array([token for token in range(self._vocabulary.size) if token not in reserved], np.int64)
-        usual = partner.tokenizer.encode(opening.pending).tolist()
-        prefix = opening.prefix
-        pending = explored(partner.engine, self._vocabulary, prefix.state, prefix.logits, opening.pending, usual)
-        return pending, self._vocabulary.beginning(opening.pending, b"")[0]
+            yield prefix, any_token, 0.0, 0
+            return
+        usual = partner.tokenizer.encode(opening.pending)
+        pending = explored(partner.engine, self._vocabulary, prefix.state, prefix.logits, opening.pending, usual.tolist())
+        longer = self._vocabulary.beginning(opening.pending, b"")[0]
+        yield prefix, longer, -pending.hope, len(opening.pending)
+        share = float(generate.logprobs(partner.engine, usual, prefix).sum()) - pending.hope
+        yield generate.prime(partner.engine, usual, prefix), any_token, share, 0
 
     def _whole(self, prefix: Prefix, token: int) -> str:
         """The text of `token`, with the likeliest other bytes if it is only a part of a character; empty if none do."""
