@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click
 
 from charrnn.cli import console, converse, loading, options
-from charrnn.cli.repl import SESSION_OPTIONS, greeting, partner, session_settings, tell_seed
+from charrnn.cli.repl import greeting, partner, session_options, session_settings, tell_seed
 from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from charrnn.decoding.turns import Turns
     from charrnn.runs.model import Model
 
+DEFAULTS = {"temp": 0.5}  # an answer that fits matters more than one that surprises
 LEAST = 0.5  # probability of the model's prefix after a line of yours, by which one knows that it has learnt turns
 
 
@@ -28,7 +29,7 @@ LEAST = 0.5  # probability of the model's prefix after a line of yours, by which
             "--turns", metavar="YOU,MODEL", panel="Text", show_default="> ,< ",
             help="What your lines and the model's begin with, for a model that learnt conversations in another form.",
         ),
-        *SESSION_OPTIONS,
+        *session_options(DEFAULTS),
     ]
 )  # fmt: skip
 def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narrow: bool, **values: Any) -> None:
@@ -48,7 +49,7 @@ def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narro
     from charrnn.decoding import turns as conventions
 
     convention = conventions.STANDARD if turns is None else conventions.parsed(turns)
-    settings = session_settings(values)
+    settings = session_settings(values, DEFAULTS)
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
 
@@ -75,6 +76,13 @@ def _check_learnt(model: Model, other: Partner, turns: Turns, *, asked: bool) ->
     unknown = other.tokenizer.unknown(turns.you + turns.model)
     never = f"; it has never seen {' '.join(map(repr, unknown))}" if unknown else ""
     console.note(f"{model.name} was not trained on {shown}{never}: do not expect much of its answers")
+
+
+def can_chat(model: Model) -> bool:
+    """Whether a model has learnt the convention of corpora/README.md."""
+    from charrnn.decoding.turns import STANDARD
+
+    return knows_turns(partner(model), STANDARD)
 
 
 def knows_turns(other: Partner, turns: Turns) -> bool:

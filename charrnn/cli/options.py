@@ -127,12 +127,12 @@ def _origin(param: click.Parameter | None, ctx: click.Context | None) -> str:
     return f" (It comes from the environment variable {param.envvar}.)" if from_environment else ""
 
 
-def setting_option(item: Field[Any], panel: str) -> Decorator[Any]:
-    """The option of one settings field."""
+def setting_option(item: Field[Any], panel: str, default_text: str | None = None) -> Decorator[Any]:
+    """The option of one settings field; `default_text` is what its help says of its default, where a command has its own."""
     flag, variable = item.name.replace("_", "-"), f"CHARRNN_{item.name.upper()}"
     if isinstance(item.default, tuple):
         return _repeated_option(item, panel)
-    help_text, default = item.metadata["help"], item.metadata["automatic"] or _default_text(item)
+    help_text, default = item.metadata["help"], default_text or item.metadata["automatic"] or _default_text(item)
     shared: dict[str, Any] = {"default": None, "envvar": variable, "show_default": default or False, "panel": panel}
     if isinstance(item.default, bool):
         return rich_click.option(f"--{flag}/--no-{flag}", item.name, help=help_text, **shared)
@@ -161,10 +161,17 @@ def _default_text(item: Field[Any]) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def settings(kind: type, panel: str, *, only: Collection[str] = (), without: Collection[str] = ()) -> list[Decorator[Any]]:
-    """Options for the fields of a settings dataclass, in its order; `only` some, or all `without` some."""
+def settings(
+    kind: type, panel: str, *, only: Collection[str] = (), without: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> list[Decorator[Any]]:  # fmt: skip
+    """Options for the fields of a settings dataclass, in its order; `only` some, or all `without` some.
+
+    `defaults` are those that the command itself puts in the place of the dataclass's.
+    """
     chosen = [item for item in fields(kind) if item.name not in without and (not only or item.name in only)]
-    return [setting_option(item, panel) for item in chosen]
+    own = defaults or {}
+    return [setting_option(item, panel, str(own[item.name]) if item.name in own else None) for item in chosen]
 
 
 def apply(options: Iterable[Decorator[Any]]) -> Decorator[Any]:

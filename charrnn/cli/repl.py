@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +18,23 @@ if TYPE_CHECKING:
     from charrnn.decoding.tree import Partner
     from charrnn.runs.model import Model
 
-SESSION_OPTIONS = [
-    *options.settings(Settings, "Text", only=["length", "ghost"]),
-    *options.settings(options.DrawConfig, "Text", only=["seed"]),
-    options.keys_option(),
-    *options.settings(ShapingConfig, "Shape of an answer"),
-    *options.settings(SamplingConfig, "Choice of the next token, in this order"),
-    options.int8_option(),
-    options.checkpoints_option(),
-    options.config_option(),
-]
+
+def session_options(defaults: Mapping[str, Any]) -> list[options.Decorator[Any]]:
+    """The options of a session; some settings may have `defaults` of their own."""
+    return [
+        *options.settings(Settings, "Text", only=["length", "ghost"]),
+        *options.settings(options.DrawConfig, "Text", only=["seed"]),
+        options.keys_option(),
+        *options.settings(ShapingConfig, "Shape of an answer"),
+        *options.settings(SamplingConfig, "Choice of the next token, in this order", defaults=defaults),
+        options.int8_option(),
+        options.checkpoints_option(),
+        options.config_option(),
+    ]
 
 
 @rich_click.command()
-@options.apply([options.run_argument(required=False), *SESSION_OPTIONS])
+@options.apply([options.run_argument(required=False), *session_options({})])
 def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: Any) -> None:
     """Write together with a model: type a line, and it goes on from there.
 
@@ -43,7 +47,7 @@ def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: 
     charrnn repl poems --temp 0.6 --length 80
     echo "Shall I" | charrnn repl poems
     """
-    settings = session_settings(values)
+    settings = session_settings(values, {})
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
 
@@ -55,9 +59,9 @@ def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: 
         converse.run(session, greeting(model, "Type a line and it goes on; /help tells more."), vi=keys == "vi")
 
 
-def session_settings(values: dict[str, Any]) -> Settings:
-    """The settings that were asked for, with a new seed where none was."""
-    asked = options.asked(values, Settings)
+def session_settings(values: dict[str, Any], defaults: Mapping[str, Any]) -> Settings:
+    """The settings that were asked for, others as `defaults` have them, with a new seed where none was asked for."""
+    asked = dict(defaults) | options.asked(values, Settings)
     if "seed" not in asked:
         import secrets
 

@@ -88,9 +88,11 @@ def sample(
         charrnn sample --num 20 --json -o texts.jsonl
         charrnn sample -i                              and go on together
     """
+    if interactive and prompt == "-":
+        raise UsageError("--prompt - reads stdin, from which -i reads your lines.", "Give --prompt a text, or @FILE.")
     plan = _plan(length, until_end, prompt, narrow, as_json or output not in (None, "-"), values)
     if interactive:
-        _check_interactive(plan, prompt, as_json or output not in (None, "-"))
+        _check_interactive(plan, as_json or output not in (None, "-"))
         _go_on(run, checkpoints, plan, several=length is not None, seeded=values["seed"] is not None)
         return
     from charrnn.cli import writing
@@ -144,14 +146,12 @@ def _check(draw: options.DrawConfig, bound: float, bounded: bool) -> None:
         raise UsageError(f"a beam of {draw.beam} has no {draw.num} texts.", f"Give --beam {draw.num}, or a smaller --num.")
 
 
-def _check_interactive(plan: Plan, prompt: str, elsewhere: bool) -> None:
+def _check_interactive(plan: Plan, elsewhere: bool) -> None:
     """Raise UsageError where a session cannot begin with what was asked for."""
     several = plan.num > 1 or plan.best_of > 1 or plan.beam or plan.until_end
     if elsewhere or several or plan.length is None:
         others = "--num, --best-of, --beam, --until-end, --json, -o nor --length inf"
         raise UsageError(f"-i goes on with one text, so it goes with neither {others}.", "Leave out -i or those.")
-    if prompt == "-":
-        raise UsageError("--prompt - reads stdin, from which -i reads your lines.", "Give --prompt a text, or @FILE.")
 
 
 def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, several: bool, seeded: bool) -> None:

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from charrnn.cli import console, main, options
 from charrnn.cli.progress import Lines, Listener, duration
 from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
-from charrnn.errors import UsageError
+from charrnn.errors import CharrnnError, UsageError
 from charrnn.training.events import Event, Finished, Started
 
 BOUNDS = ("minutes", "epochs", "steps")
@@ -190,3 +190,15 @@ def _conclude(started: Started, finished: Finished, root: Path) -> None:
     if command := finished.command or started.command:
         console.say(f"the same again: {command}")
     console.say(f"write with it: charrnn sample {name}{elsewhere}")
+    if _can_chat(finished.folder):
+        console.say(f"talk with it: charrnn chat {name}{elsewhere}")
+
+
+def _can_chat(folder: Path) -> bool:
+    from charrnn.cli import chat
+    from charrnn.runs import model
+
+    try:
+        return chat.can_chat(model.load(folder))
+    except CharrnnError:  # somebody else's business has removed it, perhaps; the run is done
+        return False
