@@ -1,7 +1,8 @@
-"""Make docs/session.svg, the picture in the README, from a real session: python docs/make_session_svg.py
+"""Make the pictures of the README from real sessions: python docs/make_session_svg.py
 
-Runs `charrnn sample` and `charrnn repl` with the committed model in a pseudo-terminal, types what a person would type,
-and lets Rich export the screen. Needs the test extra (pexpect, pyte). Nothing on the picture is written by hand.
+Runs `charrnn repl` and `charrnn chat` with the committed models in a pseudo-terminal, types what a person would type, and
+lets Rich export the screen to docs/session.svg and docs/chat.svg. Needs the test extra (pexpect, pyte). Nothing on the
+pictures is written by hand.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pexpect
@@ -20,53 +22,85 @@ from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS, ROWS = 84, 40
-TYPED = ["charrnn sample poems --prompt 'Limerick: ' --length 230 --seed 4", "charrnn repl poems --seed 7 --length 120"]
-LINES = ["The river keeps", "/set temp 0.5", "/retry"]
+COLUMNS = 84
+TAB, RIGHT, ENTER = "\t", "\x1b[C", "\r"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture: a command, and the keys that are pressed one group after the other."""
+
+    name: str
+    rows: int
+    command: str
+    keys: tuple[str, ...]
+
+
+SCENES = (
+    Scene(
+        "session",
+        38,
+        "charrnn repl poems --seed 12 --length 90 --temp 0.6",
+        ("The river keeps" + ENTER, "/alternatives 3" + ENTER, "2", "/branch storm" + ENTER, "/retry" + ENTER, "/tree" + ENTER)
+        + ("/heat on" + ENTER, "And in the eve",),
+    ),
+    Scene(
+        "chat",
+        18,
+        "charrnn chat dialogues --seed 3",
+        ("hello" + ENTER, "what is your name" + ENTER, "do you like rain?" + ENTER, "whats your favourite colour" + ENTER)
+        + ("who is Button" + ENTER, "i am tired today" + ENTER, "good ni"),
+    ),
+)  # fmt: skip
 
 
 def main() -> None:
-    """Play the session, draw the screen, write the file."""
-    screen = pyte.Screen(COLUMNS, ROWS)
+    """Play each scene, draw its screen, write its file."""
+    for scene in SCENES:
+        export(played(scene), scene)
+
+
+def played(scene: Scene) -> pyte.Screen:
+    """The screen after all keys have been pressed."""
+    screen = pyte.Screen(COLUMNS, scene.rows)
     stream = pyte.ByteStream(screen)
     environment = {**os.environ, "TERM": "xterm-256color", "PS1": "$ ", "CHARRNN_NOHISTORY": "1", "PROMPT_COMMAND": ""}
-    environment["PROMPT_TOOLKIT_NO_CPR"] = "1"  # nobody here answers where the cursor is
     environment.pop("NO_COLOR", None)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    shell = pexpect.spawn("bash --norc --noprofile", env=environment, dimensions=(ROWS, COLUMNS), cwd=str(ROOT))
-    for command in TYPED:
-        settle(shell, stream)
-        shell.sendline(command)
-    for line in LINES:
-        settle(shell, stream)
-        shell.send(line + "\r")
-    settle(shell, stream)
+    shell = pexpect.spawn("bash --norc --noprofile", env=environment, dimensions=(scene.rows, COLUMNS), cwd=str(ROOT))
+    for keys in (scene.command + ENTER, *scene.keys):
+        settle(shell, screen, stream)
+        shell.send(keys)
+    settle(shell, screen, stream)
     shell.close(force=True)
-    export(screen)
+    return screen
 
 
-def settle(shell: pexpect.spawn, stream: pyte.ByteStream, quiet: float = 2.0) -> None:
-    """Feed the screen until the program has said nothing for `quiet` seconds."""
+def settle(shell: pexpect.spawn, screen: pyte.Screen, stream: pyte.ByteStream, quiet: float = 2.0) -> None:
+    """Feed the screen until the program has said nothing for `quiet` seconds; answer it where the cursor is."""
     last = time.monotonic()
     while time.monotonic() - last < quiet:
         try:
-            stream.feed(shell.read_nonblocking(65536, timeout=0.2))
-            last = time.monotonic()
+            data = shell.read_nonblocking(65536, timeout=0.2)
         except pexpect.TIMEOUT:
             continue
+        stream.feed(data)
+        last = time.monotonic()
+        for _ in range(data.count(b"\x1b[6n")):
+            shell.send(f"\x1b[{screen.cursor.y + 1};{screen.cursor.x + 1}R")
 
 
-def export(screen: pyte.Screen) -> None:
+def export(screen: pyte.Screen, scene: Scene) -> None:
     """Draw the screen's cells with Rich and save them as SVG."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    rows = [row(screen, number) for number in range(ROWS)]
+    rows = [row(screen, number) for number in range(scene.rows)]
     while rows and not rows[-1].plain.strip():
         rows.pop()
     for text in rows:
         console.print(text)
-    svg = console.export_svg(title="charrnn", unique_id="session")
+    svg = console.export_svg(title="charrnn", unique_id=scene.name)
     svg = re.sub(r"@font-face \{.*?\n    \}\n", "", svg, flags=re.DOTALL)  # a picture that fetches nothing
-    (ROOT / "docs" / "session.svg").write_text(svg, encoding="utf-8")
+    (ROOT / "docs" / f"{scene.name}.svg").write_text(svg, encoding="utf-8")
 
 
 def row(screen: pyte.Screen, number: int) -> Text:
@@ -83,9 +117,11 @@ def row(screen: pyte.Screen, number: int) -> Text:
 
 
 def style_of(cell: pyte.screens.Char) -> str:
-    """A cell's colour in Rich's words."""
+    """A cell's colours in Rich's words."""
     colour = {"default": "", "brown": "yellow"}.get(cell.fg, cell.fg)
-    return f"{'bold ' if cell.bold else ''}{colour}".strip()
+    colour = re.sub("^(bright)_?(?=.)", r"\1_", colour).replace("bright_brown", "bright_yellow")
+    behind = "" if cell.bg == "default" else f" on {cell.bg}"
+    return f"{'bold ' if cell.bold else ''}{colour}{behind}".strip()
 
 
 if __name__ == "__main__":
