@@ -23,7 +23,6 @@ from rich.text import Text
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = 84
-TAB, RIGHT, ENTER = "\t", "\x1b[C", "\r"
 
 
 @dataclass(frozen=True)
@@ -36,22 +35,21 @@ class Scene:
     keys: tuple[str, ...]
 
 
+WRITING = (
+    "The river keeps\r",
+    "/alternatives 3\r",
+    "2",
+    "/branch storm\r",
+    "/retry\r",
+    "/tree\r",
+    "/heat on\r",
+    "And in the eve",
+)
+TALKING = ("hello\r", "what is your name\r", "do you like rain?\r", "whats your favourite colour\r", "who is Button\r", "good ni")
 SCENES = (
-    Scene(
-        "session",
-        38,
-        "charrnn repl poems --seed 12 --length 90 --temp 0.6",
-        ("The river keeps" + ENTER, "/alternatives 3" + ENTER, "2", "/branch storm" + ENTER, "/retry" + ENTER, "/tree" + ENTER)
-        + ("/heat on" + ENTER, "And in the eve",),
-    ),
-    Scene(
-        "chat",
-        18,
-        "charrnn chat dialogues --seed 3",
-        ("hello" + ENTER, "what is your name" + ENTER, "do you like rain?" + ENTER, "whats your favourite colour" + ENTER)
-        + ("who is Button" + ENTER, "i am tired today" + ENTER, "good ni"),
-    ),
-)  # fmt: skip
+    Scene("session", 38, "charrnn repl poems --seed 12 --length 90 --temp 0.6", WRITING),
+    Scene("chat", 18, "charrnn chat dialogues --seed 3", TALKING),
+)
 
 
 def main() -> None:
@@ -68,7 +66,7 @@ def played(scene: Scene) -> pyte.Screen:
     environment.pop("NO_COLOR", None)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     shell = pexpect.spawn("bash --norc --noprofile", env=environment, dimensions=(scene.rows, COLUMNS), cwd=str(ROOT))
-    for keys in (scene.command + ENTER, *scene.keys):
+    for keys in (scene.command + "\r", *scene.keys):
         settle(shell, screen, stream)
         shell.send(keys)
     settle(shell, screen, stream)

@@ -19,7 +19,7 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.decoding import generate
+from charrnn.decoding import generate, tree
 from charrnn.decoding.commands import COMMANDS, complete, wants_file
 from charrnn.decoding.events import Alternatives, Ended, Family, Listing, Notice, Output, Problem, Recalled, Run, Text, Typed
 from charrnn.decoding.session import Session
@@ -228,7 +228,8 @@ def test_cancelling_a_retry_at_once_keeps_the_answer_that_was_there() -> None:
     before = session.text
     for event in session.feed("/retry"):
         assert isinstance(event, Typed)
-        session.tree._prefixes.clear()  # so that priming, which looks at the flag first, is needed
+        session.tree._prefixes.clear()
+        session.tree._met.clear()  # so that priming, which looks at the flag first, is needed
         session.cancel()
     assert session.text == before
 
@@ -484,7 +485,9 @@ def corrupted() -> list[tuple[str, Any]]:
         ("settings.temp", -1), ("settings.top_k", 10**400), ("settings.stop", [1]), ("settings.stop", [""]),
         ("settings.seed", 1.5),
         ("branches.main", 99), ("branches.main", -1), ("branches.main", True), ("branches", []), ("branches", {}),
-        ("branch", "x"), ("branch", None), ("onward", [1, 2]), ("onward", [0, 0, 1]), ("onward", None), ("onward", [True, 2, 0]),
+        ("branch", "x"), ("branches", {"main": 0, "7": 0}), ("branches", {"main": 0, "a\x1bb": 0}),
+        ("branches", {"main": 0, "a" * 41: 0}),
+        ("branch", None), ("onward", [1, 2]), ("onward", [0, 0, 1]), ("onward", None), ("onward", [True, 2, 0]),
         ("turns", 1), ("turns", ["> ", "< "]), ("turns", ["a"]), ("nodes", {}), ("nodes", [[]]),
         ("nodes.0.parent", 1),
         ("nodes.1.parent", -1), ("nodes.0.kind", "root"), ("nodes.0.ids", []), ("nodes.1.ids", [99999]), ("nodes.1.ids", [-1]),
@@ -621,6 +624,22 @@ def test_tail_is_the_end_of_the_text() -> None:
         for count in (1, 5, 50, 500):
             assert session.tree.tail(count) == session.text[-count:]
     assert Tree(session.partner).tail(3) == ""
+
+
+def test_a_long_session_does_not_keep_every_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Yet going back to any place reads only what lies between it and the last state before it that was kept."""
+    monkeypatch.setattr(tree, "KEPT", 10)
+    monkeypatch.setattr(tree, "EVERY", 4)
+    session = Session(toy.partner(), Settings(length=2, seed=1))
+    for number in range(60):
+        list(session.feed(f"{number}"))
+    nodes = len(session.tree.nodes)
+    assert len(session.tree._prefixes) <= nodes / 4 + 10 + 1
+    list(session.feed("/goto 61"))
+    _, missing = session.tree._nearest(61)
+    assert len(missing) < 4 * 4
+    list(session.feed("/retry"))
+    check_consistent(session)
 
 
 if __name__ == "__main__":

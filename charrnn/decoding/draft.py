@@ -19,13 +19,14 @@ from charrnn.decoding.course import RECENT
 from charrnn.decoding.engine import Ids
 from charrnn.decoding.generate import Prefix
 from charrnn.decoding.healing import Opening
-from charrnn.decoding.pending import explored
+from charrnn.decoding.pending import NOTHING, explored
 from charrnn.decoding.tree import PRIME_AT_ONCE, Partner
 from charrnn.decoding.vocabulary import RESERVED_IDS, Vocabulary
 from charrnn.text.tokenizers import EOS
 
 KEPT = 64  # of the last tokens, a state after each
 LONGEST_CHARACTER = 4  # bytes
+LEAST = -7.0  # log of the share of a way to cut the end of a line that is worth following: one in a thousand
 MOST_CHOICES = 9  # as there are digits
 Cancelled = Callable[[], bool]
 
@@ -101,8 +102,8 @@ class Draft:
     def choices(self, before: Prefix, text: str, count: int, cancelled: Cancelled) -> list[Choice]:
         """The `count` likeliest next pieces of text, the likeliest first; none if cancelled.
 
-        Where the line ends within a piece of a subword model, they are what the pieces that begin with it add to it, and
-        what follows it as it is commonly cut.
+        Where the line ends within a piece of a subword model, they are what the pieces that begin so add to it, or what
+        follows if the piece ends with the line, by all ways of cutting it that count.
         """
         opening = self._opening(before, (), text, cancelled)
         if opening is None:
@@ -128,12 +129,23 @@ class Draft:
         if not opening.pending:
             yield prefix, any_token, 0.0, 0
             return
-        usual = partner.tokenizer.encode(opening.pending)
-        pending = explored(partner.engine, self._vocabulary, prefix.state, prefix.logits, opening.pending, usual.tolist())
-        longer = self._vocabulary.beginning(opening.pending, b"")[0]
-        yield prefix, longer, -pending.hope, len(opening.pending)
-        share = float(generate.logprobs(partner.engine, usual, prefix).sum()) - pending.hope
-        yield generate.prime(partner.engine, usual, prefix), any_token, share, 0
+        usual = partner.tokenizer.encode(opening.pending).tolist()
+        pending = explored(partner.engine, self._vocabulary, prefix.state, prefix.logits, opening.pending, usual)
+        places = [(prefix, pending, -pending.hope)]  # what has been read, what is left, the log of the tokens' share so far
+        for before, left, share in places:
+            scores = before.logits - np.logaddexp.reduce(before.logits.astype(np.float64))
+            holding = self._vocabulary.beginning(left.text, b"")[0]
+            yield before, holding, share, len(left.text)
+            ends = [(token, NOTHING) for token in holding.tolist() if self._vocabulary.read(token, b"")[0] == left.text]
+            for token, way in (*ends, *left.ways.items()):
+                ways_share = share + float(scores[token])
+                if ways_share + way.hope < LEAST:
+                    continue
+                after = generate.prime(partner.engine, [token], before)
+                if way.text:
+                    places.append((after, way, ways_share))
+                else:
+                    yield after, any_token, ways_share, 0
 
     def _whole(self, prefix: Prefix, token: int) -> str:
         """The text of `token`, with the likeliest other bytes if it is only a part of a character; empty if none do."""

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from charrnn import durable
 from charrnn.decoding import settings as all_settings
 from charrnn.decoding.settings import Settings
-from charrnn.decoding.tree import MAIN, Node, Partner, Tree, text_of
+from charrnn.decoding.tree import MAIN, Node, Partner, Tree, is_branch_name, text_of
 from charrnn.decoding.turns import Turns
 from charrnn.errors import DataError, UsageError
 from charrnn.text.tokenizers import Tokenizer
@@ -139,7 +139,9 @@ def _restore_places(tree: Tree, document: Mapping[str, Any]) -> None:
     if document[FORMAT] == 1:
         document = {**document, "branch": MAIN, "branches": {MAIN: document.get("current")}, "onward": tree.onward}
     ends, branch, onward = document.get("branches"), document.get("branch"), document.get("onward")
-    if not isinstance(ends, dict) or not all(_whole(end) and end < len(tree.nodes) for end in ends.values()):
+    if not isinstance(ends, dict) or not all(map(is_branch_name, ends)):
+        raise DataError("its branches are not those of a session")
+    if not all(_whole(end) and end < len(tree.nodes) for end in ends.values()):
         raise DataError("its place in the text does not exist")
     if not isinstance(branch, str) or branch not in ends:
         raise DataError("the branch that it was on does not exist")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from charrnn.decoding.events import Notice, Output, Problem
 from charrnn.decoding.family import family
 from charrnn.decoding.settings import did_you_mean
+from charrnn.decoding.tree import LONGEST_NAME, is_branch_name
 
 if TYPE_CHECKING:
     from charrnn.decoding.session import Session
 
 EXCERPT = 40  # characters of the text's end that are shown to say where one is
-LONGEST_NAME = 40
 NOTHING_YET = "Type a line, or an empty one to let the model begin."
 
 
@@ -54,7 +54,7 @@ def branch(session: Session, argument: str) -> Iterator[Output]:
     name = argument or next(name for number in range(2, len(tree.ends) + 3) if (name := f"branch-{number}") not in tree.ends)
     if name in tree.ends:
         yield Problem(f"There is a branch {name} already.", f"Type /goto {name}, or give another name.")
-    elif name.isdecimal() or len(name.split()) != 1 or len(name) > LONGEST_NAME or not name.isprintable():
+    elif not is_branch_name(name):
         yield Problem(f"{name[:LONGEST_NAME]!r} is no name for a branch.", "Give one word that is not a number.")
     else:
         before = tree.branch

@@ -9,6 +9,7 @@ A branch is a name for the place where one left it. One of them is being written
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,9 @@ from charrnn.text.tokenizers import EOS, Tokenizer
 Kind = Literal["root", "you", "model"]
 PRIME_AT_ONCE = 256  # token ids between two looks at the cancel flag, about 30 ms
 MAIN = "main"
+LONGEST_NAME = 40  # of a branch
+KEPT = 1024  # states of the nodes met last; of those before,
+EVERY = 64  # one in so many along a text, so that a long one does not fill the memory and no place is far from a state
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Tree:
         self._measures = [Measure()]
         self._partner = partner
         self._prefixes: dict[int, Prefix] = {}
+        self._met: deque[int] = deque()  # the nodes whose states came last
 
     @property
     def current(self) -> int:
@@ -103,7 +108,7 @@ class Tree:
         self.onward.append(0)
         self._measures.append(Measure(above.characters + len(node.text), above.turns + (node.kind == "you"), above.depth + 1))
         if after is not None:
-            self._prefixes[index] = after
+            self.know(index, after)
         if go:
             self.go(index)
         return index
@@ -178,12 +183,19 @@ class Tree:
                 return None
             known = generate.prime(self._partner.engine, missing[begin : begin + PRIME_AT_ONCE], known)
         assert known is not None, "a model has start ids"
-        self._prefixes[index] = known
+        self.know(index, known)
         return known
 
     def know(self, index: int, after: Prefix) -> None:
-        """The state after node `index`, found elsewhere."""
+        """Remember the state after node `index`, and forget one that is old and has others near it."""
+        if index in self._prefixes:
+            return
         self._prefixes[index] = after
+        self._met.append(index)
+        if len(self._met) > KEPT:
+            old = self._met.popleft()
+            if self._measures[old].depth % EVERY:
+                del self._prefixes[old]
 
     def _nearest(self, index: int) -> tuple[Prefix | None, list[int]]:
         """The nearest state known at or above node `index`, and the ids from there to its end."""
@@ -198,6 +210,11 @@ class Tree:
         while index >= 0:
             yield index
             index = self.nodes[index].parent
+
+
+def is_branch_name(name: str) -> bool:
+    """Whether a branch may have this name: one word of characters that can be shown, and no number."""
+    return name.isprintable() and len(name.split()) == 1 and len(name) <= LONGEST_NAME and not name.isdecimal()
 
 
 def text_of(ids: Sequence[int], tokenizer: Tokenizer) -> str:
