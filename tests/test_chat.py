@@ -119,6 +119,19 @@ def test_a_model_that_was_not_trained_on_conversations_needs_turns(talker: Path)
     assert piped(talker, "", "chat", "talker", "--turns", "> ").returncode == 2
 
 
+def test_without_a_run_it_is_one_that_has_learnt_turns(talker: Path) -> None:
+    about = {"name": "later", "start": [1], "provenance": {}, "saved": 2e9}
+    folder = talker / "checkpoints" / "later"
+    folder.mkdir()
+    units = toy.tokenizer()
+    models.save(folder / models.MODEL_FILE, toy.config(units), units, toy.weights(units), about)
+    (talker / "checkpoints" / "broken").mkdir()
+    (talker / "checkpoints" / "broken" / models.MODEL_FILE).write_bytes(b"no model")
+    assert piped(talker, "hello\n", "chat", "--seed", "1").stdout == "ok\n"
+    shown = piped(talker, "/show\n", "chat", "--seed", "1", "--turns", "You: ,It: ").stderr
+    assert "later was not trained on" in shown
+
+
 def test_turns_of_another_form_that_the_model_knows_are_no_warning(talker: Path) -> None:
     done = piped(talker, "hello\n", "chat", "talker", "--turns", "x,<", "--seed", "1")
     assert (done.returncode, done.stderr) == (0, "")

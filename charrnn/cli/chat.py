@@ -35,6 +35,7 @@ LEAST = 0.5  # probability of the model's prefix after a line of yours, by which
 def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narrow: bool, **values: Any) -> None:
     """Talk with a model that was trained on conversations.
 
+    Without a RUN it is the one saved last of those that have learnt conversations.
     /retry asks for another answer, /undo takes back a turn, /reset begins a new conversation, /help shows all commands,
     Ctrl-C stops an answer, Ctrl-D leaves. Without a terminal each line of input gives a reply.
 
@@ -53,7 +54,7 @@ def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narro
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
 
-    model = loading.load(run, checkpoints)
+    model = loading.load(run, checkpoints) if run else _newest(checkpoints, convention)
     with engines.single_thread():
         other = partner(model, narrow)
         _check_learnt(model, other, convention, asked=turns is not None)
@@ -61,6 +62,19 @@ def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narro
         session.check(settings)
         tell_seed(values, settings)
         converse.run(session, greeting(model, "Say something; /help tells more."), vi=keys == "vi")
+
+
+def _newest(root: Path, turns: Turns) -> Model:
+    """The run saved last of those that have learnt these turns; if none has, the one saved last. Raises CheckpointError."""
+    from charrnn.runs import model as models
+    from charrnn.runs import registry
+
+    for info in registry.listing(root):
+        if not info.problem:
+            model = models.load(info.path)
+            if knows_turns(partner(model), turns):
+                return model
+    return loading.load(None, root)
 
 
 def _check_learnt(model: Model, other: Partner, turns: Turns, *, asked: bool) -> None:

@@ -13,9 +13,8 @@ from charrnn.cli import console
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
-    from rich.tree import Tree
 
-    from charrnn.decoding.events import Alternatives, Family, Heated, Output, Place, Run, Typed
+    from charrnn.decoding.events import Alternatives, Family, Heated, Output, Place, Typed
 
 MODEL_STYLE = "cyan"
 NARROWEST = 20  # columns of one of several answers
@@ -160,8 +159,10 @@ class Screen:
         console.note(f"A digit takes one of them: 1 to {len(event.texts)}.")
 
     def _draw(self, event: Family) -> None:
-        """The tree, with a run of nodes in a row and a new indentation only where it forks."""
-        self._print(_drawn(event.root))
+        """The tree: what follows stands below, what forks off is indented."""
+        from rich.console import Group
+
+        self._print(Group(*map(_drawn, event.trunk)))
 
     def _print(self, drawing: RenderableType) -> None:
         rich = self._coloured or console.rich_console(sys.stdout if self._out.tty else sys.stderr)
@@ -169,34 +170,34 @@ class Screen:
         rich.print(drawing)
 
 
-def _drawn(root: Run) -> Tree:
+def _drawn(place: Place) -> RenderableType:
+    """A node, and the side branches that hang from it."""
     from rich.tree import Tree
 
-    tree = Tree(_lines(root.places), guide_style="bright_black")
-    waiting = [(tree, root)]
-    while waiting:
-        above, run = waiting.pop()
-        waiting += [(above.add(_lines(fork.places)), fork) for fork in run.forks]
+    if not place.sides:
+        return _label(place)
+    tree = Tree(_label(place), guide_style="bright_black")
+    for first, *others in place.sides:
+        hung = tree.add(_drawn(first))
+        for other in others:
+            hung.add(_drawn(other))
     return tree
 
 
-def _lines(places: tuple[Place, ...]) -> Text:
-    """The nodes of one run, each on a line."""
+def _label(place: Place) -> Text:
+    """A node on a line, and how many after it are not shown."""
     from rich.text import Text
 
-    lines = []
-    for place in places:
-        line = Text(f"{place.number} ", "bright_black")
-        said = console.visible(place.text.replace("\n", "\u23ce"))
-        line.append(f"> {said}" if place.yours else said, "" if place.yours or not place.number else MODEL_STYLE)
-        for name in place.branches:
-            line.append(f" [{console.visible(name)}]", "green")
-        if place.here:
-            line.append(" <- here", "bold")
-        lines.append(line)
-        if place.left_out:
-            lines.append(Text(f"({place.left_out:,} more)", "bright_black"))
-    return Text("\n").join(lines)
+    said = console.visible(place.text.replace("\n", "\u23ce"))
+    line = Text(f"{place.number} ", "bright_black")
+    line.append(f"> {said}" if place.yours else said, "" if place.yours or not place.number else MODEL_STYLE)
+    for name in place.branches:
+        line.append(f" [{console.visible(name)}]", "green")
+    if place.here:
+        line.append(" <- here", "bold")
+    if place.left_out:
+        line.append(f"\n({place.left_out:,} more)", "bright_black")
+    return line
 
 
 def _columns(rows: tuple[tuple[str, ...], ...], width: int) -> Iterator[str]:

@@ -60,7 +60,7 @@ def obey(session: Session, line: str) -> Iterator[Output]:
 def help_(session: Session, argument: str) -> Iterator[Output]:
     """What can be typed."""
     typed = WRITING if session.turns is None else TALKING
-    yield Listing(typed + KEYS + tuple((command.usage, command.help) for command in COMMANDS))
+    yield Listing(typed + session.keys + tuple((command.usage, command.help) for command in COMMANDS))
 
 
 def set_(session: Session, argument: str) -> Iterator[Output]:
@@ -106,9 +106,9 @@ def alternatives(session: Session, argument: str) -> Iterator[Output]:
     if not offered:
         yield Notice("All of them are empty. Type a line, /retry, or change the settings.")
         return
-    session.offer(offered)
+    session.offered = offered
     yield from _again(session, base)
-    yield Alternatives(tuple(said_in(tree.nodes[node], session.turns) for node in offered))
+    yield Alternatives(tuple(said_in(tree, node, session.turns) for node in offered))
 
 
 def _last_asked(session: Session) -> int | None:
@@ -135,7 +135,7 @@ def heat(session: Session, argument: str) -> Iterator[Output]:
         return
     here = session.tree.current
     yield Recalled(*session.last_said())
-    yield Notice(str(session.heat.total(here)))
+    yield Notice(session.heat.words(here))
 
 
 def show(session: Session, argument: str) -> Iterator[Output]:
@@ -201,21 +201,19 @@ COMMANDS = (
     Command("export", "FILE", "Write the text to a file.", export),
     Command("bye", "", "Leave; so does Ctrl-D.", bye),
 )
+LINES = (
+    ("//TEXT", "A line that begins with a slash."),
+    ('"""', "Begins and ends a text of several lines."),
+)
 WRITING = (
     ("TEXT", "A new line of the text; the model goes on from its last character."),
     ("(empty line)", "Let the model go on."),
+    *LINES,
 )
 TALKING = (
     ("TEXT", "Your turn; the model answers."),
     ("(empty line)", "Let the model go on, where it was stopped."),
-)
-KEYS = (
-    ("//TEXT", "A line that begins with a slash."),
-    ('"""', "Begins and ends a text of several lines."),
-    ("Right, Ctrl-E", "Take the ghost text; Alt-F or Ctrl-Right takes a word of it."),
-    ("Tab", "The likeliest next tokens; a digit takes one."),
-    ("Ctrl-G", "Edit the line in $EDITOR; Alt-Enter puts a line end into it."),
-    ("Ctrl-C", "Stop the model; what it has said stays."),
+    *LINES,
 )
 _TABLE = {command.name: command for command in COMMANDS}
 _VALUES = {"heat": ("on", "off")}

@@ -74,29 +74,25 @@ class Alternatives:
 
 @dataclass(frozen=True)
 class Place:
-    """A node of the tree for showing: its number, who said it, how it begins, and the branches that end there."""
+    """A node of the tree for showing: its number, who said it, how it begins, and the branches that end there.
+
+    `left_out` counts nodes after it that are not shown; `sides` are the rows of nodes that fork off after it.
+    """
 
     number: int
     yours: bool
     text: str
     branches: tuple[str, ...] = ()
     here: bool = False
-    left_out: int = 0  # nodes after it that are not shown
-
-
-@dataclass(frozen=True)
-class Run:
-    """Nodes that follow each other without a fork, and the runs into which the last of them forks."""
-
-    places: tuple[Place, ...]
-    forks: tuple[Run, ...]
+    left_out: int = 0
+    sides: tuple[tuple[Place, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class Family:
-    """The whole tree."""
+    """The whole tree: its trunk, from which side branches hang."""
 
-    root: Run
+    trunk: tuple[Place, ...]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ length of what is drawn. Knows nothing of terminals, files or torch.
 from __future__ import annotations
 
 import operator
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,7 @@ def stream(
     shown: str = "",
     pending: str = "",
     copies: Copies | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Token]:
     """Draw up to `length` tokens (None: for ever, in constant memory) after `prefix`.
 
@@ -76,7 +77,7 @@ def stream(
     penalties and `copies`, which refuses tokens that copy too much; `pending` is the end of the prompt that the prefix has
     not read (see healing.py): pieces that begin with it are drawn, and it is not shown again; the log-probabilities are
     those given that they do. Tokens that may yet be taken back, because a line gets too long or the text does not match a
-    pattern, are yielded when that is decided.
+    pattern, are yielded when that is decided. The stream ends where `cancelled` says so, which is asked before each draw.
 
     Raises UsageError if the settings cannot be met, CharrnnError if no text that matches was found or the model's scores
     are no numbers.
@@ -84,7 +85,7 @@ def stream(
     drawing = Drawing(tokenizer, settings, shaping, at_eos, copies, getattr(engine, "kernel", None))
     course = Course.begun(drawing, shown, recent, pieces_pending(engine, drawing, prefix, pending))
     voice = Voice(course, prefix, seed, stream_index, attempt, length)
-    while not voice.ended:
+    while not voice.ended and not cancelled():
         if isinstance(engine, Engine) and voice.free:
             prefix = yield from _run_ahead(engine, voice, prefix)
         yield from voice.draw(prefix)

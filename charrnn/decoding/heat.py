@@ -6,7 +6,7 @@ Knows tokens and states; knows nothing of colours.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from charrnn.decoding import generate
@@ -31,19 +31,27 @@ class Bits(NamedTuple):
 
 
 class Heat:
-    """The surprise of every node of one tree, each measured once."""
+    """The surprise of the nodes of one tree; what was measured is remembered."""
 
-    def __init__(self, partner: Partner, tree: Tree, turns: Turns | None) -> None:
-        self._partner, self._tree, self._turns = partner, tree, turns
+    def __init__(self, partner: Partner, tree: Tree, turns: Turns | None, cancelled: Callable[[], bool]) -> None:
+        self._partner, self._tree, self._turns, self._cancelled = partner, tree, turns, cancelled
         self._totals = {0: Bits()}
+        self._pieces: dict[int, tuple[Heated, ...]] = {}
 
-    def total(self, index: int) -> Bits:
-        """The bits of all lines up to node `index`."""
+    def words(self, index: int) -> str:
+        """The mean bits per character of all lines up to node `index`, in words."""
+        total = self.total(index)
+        return "Ctrl-C: the bits per character are not known yet." if total is None else str(total)
+
+    def total(self, index: int) -> Bits | None:
+        """The bits of all lines up to node `index`; None if it was cancelled on the way."""
         missing = []
         while index not in self._totals:
             missing.append(index)
             index = self._tree.nodes[index].parent
         for node in reversed(missing):
+            if self._cancelled() and node != missing[0]:
+                return None
             self._totals[node] = self._with(self._totals[self._tree.nodes[node].parent], node)
         return self._totals[missing[0] if missing else index]
 
@@ -56,16 +64,20 @@ class Heat:
 
     def pieces(self, index: int) -> tuple[Heated, ...]:
         """The pieces of what was said in node `index`; of your turns in a conversation, what you typed of them."""
+        if index not in self._pieces:
+            self._pieces[index] = tuple(self._measured(index))
+        return self._pieces[index]
+
+    def _measured(self, index: int) -> Iterator[Heated]:
         node, partner = self._tree.nodes[index], self._partner
         before = self._tree.prefix(node.parent)
         assert before is not None
         costs = -generate.logprobs(partner.engine, node.ids, before)
         pieces = heated(partner.tokenizer, node.text, node.ids, costs.tolist())
         if node.kind == "model" or self._turns is None:
-            begin = int(node.kind == "you" and node.text.startswith("\n"))  # which puts your line on a line of its own
-            return tuple(_within(pieces, begin, len(node.text)))
-        begin = int(node.text.startswith("\n")) + len(self._turns.you)
-        return tuple(_within(pieces, begin, len(node.text) - len(self._turns.model) - 1))
+            return _within(pieces, node.kind == "you" and self._tree.is_apart(index), len(node.text))
+        begin = self._tree.is_apart(index) + len(self._turns.you)
+        return _within(pieces, begin, len(node.text) - len(self._turns.model) - 1)
 
 
 def heated(tokenizer: Tokenizer, text: str, ids: Iterable[int], nats: Sequence[float]) -> Iterator[Heated]:

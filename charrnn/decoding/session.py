@@ -6,7 +6,8 @@ model in mid-word, and what was said so far stays in the tree.
 
 The same lines with the same seed give the same text: a draw depends on the seed, its place in the text and the number
 of the attempt, and on nothing else. So stopping a stream and going on with an empty line gives what would have been
-said anyway, and taking a line back and typing it again gives the same answer; `/retry` gives another.
+said anyway (with characters and bytes; subwords may be cut otherwise where the model was stopped), and taking a line back and
+typing it again gives the same answer; `/retry` gives another.
 
 With `turns` it is a conversation: your line and the model's reply are lines of their own, by the convention of turns.py.
 """
@@ -19,11 +20,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from charrnn.decoding import commands, draft, family, generate
+from charrnn.decoding import commands, draft, generate, healing
 from charrnn.decoding import settings as all_settings
 from charrnn.decoding.course import RECENT, REMEMBERED, Copies, Drawing
 from charrnn.decoding.draft import Choice, Draft
 from charrnn.decoding.events import Heated, Notice, Output, Problem, Text, Typed
+from charrnn.decoding.family import said_in
 from charrnn.decoding.generate import Prefix, Token
 from charrnn.decoding.heat import Heat
 from charrnn.decoding.settings import Settings
@@ -79,18 +81,19 @@ class Session:
         self.settings = settings or Settings()
         self.heating = False
         self.block: list[str] | None = None  # the lines of an unfinished block
-        self.drawn = 0  # tokens of the last answer
+        self.drawn = 0  # tokens, in all
+        self.keys: tuple[tuple[str, str], ...] = ()  # what /help tells of them, as far as there are any
         self.own_files: set[Path] = set()  # what this session wrote, and may write again
-        self.replace(Tree(partner))
         self._cancelled = False
+        self.replace(Tree(partner))
         self._watched: Copies | None = None
 
     def replace(self, tree: Tree) -> None:
         """Go on with another tree."""
         self.tree = tree
-        self.heat = Heat(self.partner, tree, self.turns)
+        self.heat = Heat(self.partner, tree, self.turns, self.cancelled)
         self._draft = Draft(self.partner)
-        self._offered: tuple[int, tuple[int, ...]] = (0, ())
+        self.offered: tuple[int, ...] = ()  # nodes of which a digit takes one, as the next thing that is said
 
     @property
     def text(self) -> str:
@@ -102,11 +105,11 @@ class Session:
         self._cancelled = True
 
     def feed(self, line: str) -> Iterator[Output]:
-        """What follows when `line` (without its line end) is entered; whatever is typed, it never raises."""
+        """What follows when `line` (without its line end) is entered; whatever is wrong with it is a Problem."""
         return self._safely(self._read(well_formed(line)))
 
     def begin(self, text: str) -> Iterator[Output]:
-        """What follows when `text` is said, whatever it begins with; it never raises."""
+        """What follows when `text` is said, whatever it begins with; whatever is wrong with it is a Problem."""
         return self._safely(self.say(well_formed(text)))
 
     def _safely(self, events: Iterator[Output]) -> Iterator[Output]:
@@ -117,12 +120,16 @@ class Session:
             yield Problem(all_settings.as_typed(error.message), all_settings.as_typed(error.hint))
 
     def _read(self, line: str) -> Iterator[Output]:
+        offered, self.offered = self.offered, ()
         if self.block is not None or line.startswith(BLOCK):
             yield from self._lengthen(line)
-        elif (offered := self.offered) and line.strip() in map(str, range(1, len(offered) + 1)):
+        elif line.strip() in map(str, range(1, len(offered) + 1)):
             yield from self._take(offered[int(line) - 1])
         elif commands.is_command(line):
+            here = self.tree.current
             yield from commands.obey(self, line)
+            if here == self.tree.current:  # it only looked at something
+                self.offered = self.offered or offered
         else:
             yield from self.say(line[1:] if line.startswith("//") else line)
 
@@ -160,15 +167,26 @@ class Session:
         added = self._added(text)
         node = self.tree.add(Node(before, "you", tuple(tokenizer.encode(added).tolist()), added))
         yield self.typed(node)
-        prefix = self.tree.prefix(before, self.cancelled)
-        after = None if prefix is None else self._draft.read(prefix, added, self.cancelled)
+        self._read_draft(node)
+        yield from self.answer(node, 0)
+
+    def _read_draft(self, node: int) -> None:
+        """Read your line in `node`, as far as it was not read while it was typed."""
+        text = self.tree.nodes[node].text
+        before = self.tree.prefix(self.tree.nodes[node].parent, self.cancelled)
+        if before is None:
+            return
+        end = healing.stable(self.partner.tokenizer, text)
+        stable = self._draft.read(before, text[:end], self.cancelled) if end < len(text) else None
+        if stable is not None:
+            self.tree.know_stable(node, stable)
+        after = self._draft.read(before, text, self.cancelled)
         if after is not None:
             self.tree.know(node, after)
-            yield from self.answer(node, 0)
 
     def typed(self, node: int) -> Typed:
         """What you said in `node`, with its surprise if that is wanted."""
-        return Typed(family.said_in(self.tree.nodes[node], self.turns), self.heat.pieces(node) if self.heating else ())
+        return Typed(said_in(self.tree, node, self.turns), self.heat.pieces(node) if self.heating else ())
 
     def last_said(self) -> tuple[tuple[Heated, ...], tuple[Heated, ...]]:
         """Your last line and its answer, in pieces with their surprise; either may be missing."""
@@ -204,13 +222,13 @@ class Session:
                 if self._cancelled or answer.stopped or (token.text and self._enough(answer)):
                     break
             else:
-                answer.stopped = True
+                answer.stopped |= not self._cancelled
         finally:
             self._keep(answer, go)
         if answer.stopped and not answer.text:
             yield Notice(self._why_empty())
         elif self.heating and go:
-            yield Notice(str(self.heat.total(self.tree.current)))
+            yield Notice(self.heat.words(self.tree.current))
 
     def _why_empty(self) -> str:
         if self.turns is not None:
@@ -233,7 +251,7 @@ class Session:
         return generate.stream(
             self.partner.engine, self.partner.tokenizer, opening.prefix, settings, seed=settings.seed, attempt=attempt,
             length=settings.length if settings.regex else None, at_eos=self.partner.at_eos, shaping=settings,
-            recent=opening.recent, shown=shown, pending=opening.pending, copies=self._copies(settings),
+            recent=opening.recent, shown=shown, pending=opening.pending, copies=self._copies(settings), cancelled=self.cancelled,
         )  # fmt: skip
 
     def _copies(self, settings: Settings) -> Copies | None:
@@ -249,7 +267,7 @@ class Session:
 
         A stop text at once is an answer too, so that /retry asks for another; Ctrl-C before the first character is none.
         """
-        self.drawn = len(answer.ids)
+        self.drawn += len(answer.ids)
         nothing_to_add = self.turns is not None and self.tree.nodes[answer.base].kind == "model"
         if not answer.text and (nothing_to_add or not answer.stopped):
             return
@@ -267,23 +285,17 @@ class Session:
             return None  # the first of them wrote the end of your line anew, as a part of longer pieces
         return generate.prime(self.partner.engine, [token.id], token.prefix)
 
-    def offer(self, nodes: tuple[int, ...]) -> None:
-        """Let a digit take one of `nodes`, for as long as the text stays where it is."""
-        self._offered = (self.tree.current, nodes)
-
-    @property
-    def offered(self) -> tuple[int, ...]:
-        """The nodes of which a digit takes one."""
-        here, nodes = self._offered
-        return nodes if here == self.tree.current else ()
-
     def _take(self, node: int) -> Iterator[Output]:
         """Go on from one of the alternatives."""
         self.tree.go(node)
         base = self.tree.nodes[node].parent
         if self.tree.nodes[base].kind == "you":
             yield self.typed(base)
-        yield Text(family.said_in(self.tree.nodes[node], self.turns))
+        if not self.heating:
+            yield Text(said_in(self.tree, node, self.turns))
+            return
+        yield from (Text(piece.text, piece.bits) for piece in self.heat.pieces(node))
+        yield Notice(self.heat.words(node))
 
     def check(self, settings: Settings) -> None:
         """Raise CharrnnError if this model cannot write under these settings."""

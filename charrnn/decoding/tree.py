@@ -85,6 +85,8 @@ class Tree:
         self._partner = partner
         self._prefixes: dict[int, Prefix] = {}
         self._met: deque[int] = deque()  # the nodes whose states came last
+        self._stable: dict[int, Prefix] = {}  # of some of these, what is before the end of your line that may change (healing.py)
+        self._begun: tuple[int, int, Prefix | None] = (-1, 0, None)  # a node that is being read, how far, the state there
 
     @property
     def current(self) -> int:
@@ -125,16 +127,20 @@ class Tree:
         """Everything said from the root to the current node."""
         return "".join(self.nodes[index].text for index in self.path())
 
-    def tail(self, count: int) -> str:
-        """The last `count` characters of the text, without reading more of it than that takes."""
+    def tail(self, count: int, index: int | None = None) -> str:
+        """The last `count` characters up to node `index` (the current one if None), without reading more than that takes."""
         pieces: list[str] = []
         length = 0
-        for index in self._upwards(self.current):
-            pieces.append(self.nodes[index].text[-count:])
+        for above in self._upwards(self.current if index is None else index):
+            pieces.append(self.nodes[above].text[-count:])
             length += len(pieces[-1])
             if length >= count:
                 break
         return "".join(reversed(pieces))[-count:]
+
+    def is_apart(self, index: int) -> bool:
+        """Whether your node `index` begins with a line end that only puts it on a line of its own."""
+        return self.tail(1, self.nodes[index].parent) not in ("", "\n")
 
     def open_line(self, index: int) -> str:
         """The line that the text is in after node `index`, empty if it has ended."""
@@ -155,11 +161,17 @@ class Tree:
         stable = healing.stable(tokenizer, node.text) if node.kind == "you" else len(node.text)
         if stable == len(node.text):
             return Opening(prefix, self.recent(index, count), line)
-        before = self.prefix(node.parent)
-        assert before is not None
         ids = tokenizer.encode(node.text[:stable]).tolist()
+        if index not in self._stable:
+            before = self.prefix(node.parent)
+            assert before is not None
+            self.know_stable(index, generate.prime(self._partner.engine, ids, before))
         recent = (*self.recent(node.parent, count), *ids)[-count:]
-        return Opening(generate.prime(self._partner.engine, ids, before), recent, line, node.text[stable:])
+        return Opening(self._stable[index], recent, line, node.text[stable:])
+
+    def know_stable(self, index: int, prefix: Prefix) -> None:
+        """What is before the end of your line in node `index` that its continuation may change."""
+        self._stable[index] = prefix
 
     def recent(self, index: int, count: int) -> tuple[int, ...]:
         """The last `count` token ids before whatever follows node `index`."""
@@ -176,15 +188,35 @@ class Tree:
         return max((node.attempt + 1 for node in answers if node.kind == "model"), default=0)
 
     def prefix(self, index: int, cancelled: Callable[[], bool] = lambda: False) -> Prefix | None:
-        """The state after node `index`, primed from the nearest known one above it; None if cancelled on the way."""
-        known, missing = self._nearest(index)
-        for begin in range(0, len(missing), PRIME_AT_ONCE):
-            if cancelled():
+        """The state after node `index`, primed from the nearest known one above it; None if cancelled on the way.
+
+        The states on the way are remembered, so that nothing is read twice, cancelled or not.
+        """
+        missing = []
+        for above in self._upwards(index):
+            if above in self._prefixes:
+                break
+            missing.append(above)
+        for node in reversed(missing):
+            if not self._prime(node, cancelled):
                 return None
-            known = generate.prime(self._partner.engine, missing[begin : begin + PRIME_AT_ONCE], known)
+        return self._prefixes[index]
+
+    def _prime(self, index: int, cancelled: Callable[[], bool]) -> bool:
+        """Read node `index` after the known state before it; False if cancelled, and then the next time goes on from there."""
+        ids = self.nodes[index].ids if index else self._partner.start
+        begun, place, known = self._begun
+        if begun != index:
+            place, known = 0, self._prefixes.get(self.nodes[index].parent)
+        while place < len(ids):
+            self._begun = (index, place, known)
+            if cancelled():
+                return False
+            known = generate.prime(self._partner.engine, ids[place : place + PRIME_AT_ONCE], known)
+            place += PRIME_AT_ONCE
         assert known is not None, "a model has start ids"
         self.know(index, known)
-        return known
+        return True
 
     def know(self, index: int, after: Prefix) -> None:
         """Remember the state after node `index`, and forget one that is old and has others near it."""
@@ -194,17 +226,9 @@ class Tree:
         self._met.append(index)
         if len(self._met) > KEPT:
             old = self._met.popleft()
+            self._stable.pop(old, None)
             if self._measures[old].depth % EVERY:
                 del self._prefixes[old]
-
-    def _nearest(self, index: int) -> tuple[Prefix | None, list[int]]:
-        """The nearest state known at or above node `index`, and the ids from there to its end."""
-        pieces: list[tuple[int, ...]] = []
-        for above in self._upwards(index):
-            if above in self._prefixes:
-                return self._prefixes[above], _joined(pieces)
-            pieces.append(self.nodes[above].ids if above else self._partner.start)
-        return None, _joined(pieces)
 
     def _upwards(self, index: int) -> Iterator[int]:
         while index >= 0:
@@ -230,12 +254,16 @@ def text_of(ids: Sequence[int], tokenizer: Tokenizer) -> str:
 
 def tokens_of(text: str, drawn: list[int], tokenizer: Tokenizer) -> list[int]:
     """Tokens whose text is exactly `text`: as many of the `drawn` ones as it holds, and its rest encoded anew."""
-    for count in range(len(drawn), 0, -1):
-        part = text_of(drawn[:count], tokenizer)
-        if text.startswith(part):
-            return drawn[:count] + [int(token) for token in tokenizer.encode(text[len(part) :])]
-    return [int(token) for token in tokenizer.encode(text)]
-
-
-def _joined(pieces: list[tuple[int, ...]]) -> list[int]:
-    return [token for piece in reversed(pieces) for token in piece]
+    decoder, position, whole = tokenizer.stream_decoder(), 0, (0, 0)  # tokens, characters
+    for count, token in enumerate(drawn, 1):
+        if token == EOS:
+            piece, decoder = decoder.flush() + "\n", tokenizer.stream_decoder()
+        else:
+            piece = decoder.push(token)
+        if not text.startswith(piece, position):
+            break
+        position += len(piece)
+        if not decoder.copy().flush():
+            whole = (count, position)
+    tokens, characters = whole
+    return drawn[:tokens] + [int(token) for token in tokenizer.encode(text[characters:])]

@@ -43,12 +43,12 @@ class RunInfo:
 
 
 def listing(root: Path) -> list[RunInfo]:
-    """Every run below `root`, the one saved last first; an absent folder has none."""
+    """Every run below `root`, the one saved last first, then those that came with the clone; an absent folder has none."""
     if not root.is_dir():
         return []
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     infos = [_info(folder) for folder in folders if _files(folder)]
-    return sorted(infos, key=lambda info: (info.bundled, -info.saved, info.name))
+    return sorted(infos, key=lambda info: (info.bundled, info.saved if info.bundled else -info.saved, info.name))
 
 
 def resolve(run: str | None, root: Path, *, resumable: bool = False) -> Path:
