@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,7 @@ def test_a_spoilt_model_has_no_ghost_and_no_choices_that_crash() -> None:
     engine = type(session.partner.engine)(toy.config(session.partner.tokenizer), weights)
     object.__setattr__(session.partner, "engine", engine)
     assert session.ghost("a", never) == ""
+    assert session.next_tokens("a", never) == []
 
 
 @KINDS
@@ -201,14 +203,48 @@ def test_what_a_model_wants_to_say_is_the_first_choice(kind: str) -> None:
     assert session.next_tokens("/help", never) == []
 
 
-def test_what_was_typed_is_not_read_again_when_it_is_entered() -> None:
+@KINDS
+def test_what_was_typed_is_not_read_again_when_it_is_entered_nor_for_another_answer(kind: str) -> None:
+    partner, counted = counting(kind)
+    session = Session(partner, Settings(length=1, seed=1))
+    line = "the boat and the sea " * 20 + "a"
+    session.ghost(line, never)
+    for command in (line, "/retry", "/alternatives 2"):
+        counted.steps = 0
+        list(session.feed(command))
+        assert counted.steps < (20 if kind != "subword" else 120)  # there the open word is followed in all its pieces
+
+
+def test_after_a_load_the_text_is_read_once(tmp_path: Path) -> None:
+    """However often one then moves, and however often a ghost is cancelled on the way."""
+    partner, counted = counting()
+    session = Session(partner, Settings(length=20, seed=1))
+    for number in range(60):
+        list(session.feed(f"line {number}"))
+    list(session.feed(f"/save {tmp_path / 's.json'}"))
+    again = Session(partner, Settings())
+    list(again.feed(f"/load {tmp_path / 's.json'}"))
+    counted.steps = 0
+    for _ in range(40):
+        asked = iter([False] * 5)
+        again.ghost("a", lambda asked=asked: next(asked, True))  # type: ignore[misc]
+    for command in ("/undo", "/undo", "/redo", "a", "/undo"):
+        list(again.feed(command))
+    assert counted.steps < len(session.text) + 40 * 5 + 100
+
+
+def test_a_long_line_that_is_read_in_parts_is_not_begun_anew(tmp_path: Path) -> None:
     partner, counted = counting()
     session = Session(partner, Settings(length=1, seed=1))
-    line = "the boat and the sea " * 20
-    session.ghost(line, never)
+    list(session.feed("the boat and the sea " * 200))
+    list(session.feed(f"/save {tmp_path / 's.json'}"))
+    again = Session(partner, Settings())
+    list(again.feed(f"/load {tmp_path / 's.json'}"))
     counted.steps = 0
-    list(session.feed(line))
-    assert counted.steps < 10
+    for _ in range(30):
+        asked = iter([False, False])
+        again.ghost("a", lambda asked=asked: next(asked, True))  # type: ignore[misc]
+    assert counted.steps <= len(session.text) + 100
 
 
 def test_moving_in_the_tree_costs_nothing_however_long_the_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.decoding import generate, tree
+from charrnn.decoding import generate, memory, tree
 from charrnn.decoding.commands import COMMANDS, complete, wants_file
 from charrnn.decoding.events import Alternatives, Ended, Family, Listing, Notice, Output, Place, Problem, Recalled, Text, Typed
 from charrnn.decoding.session import Session
@@ -493,7 +493,7 @@ def corrupted() -> list[tuple[str, Any]]:
         ("nodes.0.parent", 1),
         ("nodes.1.parent", -1), ("nodes.0.kind", "root"), ("nodes.0.ids", []), ("nodes.1.ids", [99999]), ("nodes.1.ids", [-1]),
         ("nodes.1.ids", [True]), ("nodes.1.ids", "abc"), ("nodes.1.text", "other"), ("nodes.0.text", "other"),
-        ("nodes.0.text", "\ud800"), ("nodes.1.seed", None), ("nodes.1.attempt", 2**70), ("nodes.1.more", 1),
+        ("nodes.0.text", "\ud800"), ("nodes.1.seed", None), ("nodes.1.attempt", 2**40), ("nodes.1.more", 1),
     ]  # fmt: skip
 
 
@@ -625,6 +625,78 @@ def test_tail_is_the_end_of_the_text() -> None:
         for count in (1, 5, 50, 500):
             assert session.tree.tail(count) == session.text[-count:]
     assert Tree(session.partner).tail(3) == ""
+
+
+def test_a_tree_of_many_forks_is_drawn_narrow() -> None:
+    """However deep it is: what is nested grows with the logarithm of the nodes, and where one is lies at the left."""
+    session = Session(toy.partner(), Settings(length=2, seed=1))
+    for number in range(300):
+        list(session.feed(f"{number}"))
+        list(session.feed("/retry"))
+        if number % 50 == 0:
+            list(session.feed("/goto 2"))
+    (drawing,) = session.feed("/tree")
+    assert isinstance(drawing, Family)
+    rows = [(drawing.trunk, 0)]
+    deepest, seen, here = 0, 0, -1
+    for row, depth in rows:
+        deepest = max(deepest, depth)
+        for place in row:
+            seen += 1 + place.left_out
+            here = depth if place.here else here
+            rows += [(side, depth + 1) for side in place.sides]
+    assert (seen, here) == (len(session.tree.nodes), 0)
+    assert deepest <= 10
+
+
+def test_ctrl_c_stops_the_search_for_a_pattern() -> None:
+    """Though no token is certain, and so none is yielded, before it matches."""
+    session = shaped([r"regex (.|\n)*zzzzzz", "length 100000"], [])
+    events = session.feed("the boat")
+    assert isinstance(next(events), Typed)
+    threading.Timer(0.3, session.cancel).start()
+    assert list(events) == []
+    assert session.text == "the boat"
+
+
+def test_an_offer_lasts_until_something_else_is_said() -> None:
+    for between, taken in (("/show", True), ("/set temp 0.5", True), ("more", False), ("/undo", False), ("/retry", False)):
+        session = Session(toy.partner("byte"), SHORT)
+        for line in ("once", "/alternatives 2", between):
+            list(session.feed(line))
+        if between == "more":
+            list(session.feed("/undo"))
+        nodes = len(session.tree.nodes)
+        list(session.feed("2"))
+        assert (len(session.tree.nodes) == nodes) == taken, between
+
+
+def test_a_line_end_of_ones_own_is_not_lost() -> None:
+    session = Session(toy.partner(), SHORT)
+    for line in ("/multi", ""):
+        list(session.feed(line))
+    (typed, *_) = session.feed('foo"""')
+    assert typed == Typed("\nfoo")
+    assert session.text.startswith("\nfoo")
+    assert next(iter(session.feed("/retry"))) == Typed("\nfoo")
+
+
+def test_what_a_file_says_of_its_model_is_quoted_for_the_shell(tmp_path: Path) -> None:
+    session, path = Session(toy.partner(), SHORT), tmp_path / "s.json"
+    list(session.feed(f"/save {path}"))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(document | {"model": {"name": "x; touch y", "digest": "0"}}), encoding="utf-8")
+    assert "`charrnn repl 'x; touch y'`" in problem(session, f"/load {path}").hint
+    path.write_text(json.dumps(document | {"turns": ["$(touch y)", "b"]}), encoding="utf-8")
+    assert "--turns '$(touch y),b'`" in problem(session, f"/load {path}").hint
+
+
+def test_a_session_too_large_to_be_loaded_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(toy.partner(), SHORT)
+    list(session.feed("once"))
+    monkeypatch.setattr(memory, "MAX_FILE_BYTES", 100)
+    assert "/export" in problem(session, f"/save {tmp_path / 's.json'}").hint
+    assert not (tmp_path / "s.json").exists()
 
 
 def test_a_long_session_does_not_keep_every_state(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ _FLUSH_SECONDS = 0.2  # off a terminal, the longest a written character waits wh
 
 # C0 without tab and newline, DEL, C1, the marks that turn the writing direction, and lone surrogates.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_TURNING = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
@@ -36,6 +37,11 @@ def visible(text: str) -> str:
     Control characters below U+0020 become their pictures (escape is ␛), DEL becomes ␡, others their Python escape.
     """
     return _HIDDEN.sub(_picture, text)
+
+
+def in_place(text: str) -> str:
+    """`text` with U+FFFD for every character above the control characters that `visible` replaces, so as long as before."""
+    return _TURNING.sub("\ufffd", text)
 
 
 def _picture(match: re.Match[str]) -> str:

@@ -6,16 +6,16 @@ that imports no line editor and writes no escape byte.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from charrnn.cli import console
+from charrnn.cli.helper import SessionHelper
+from charrnn.cli.lines import LineReader, line_reader, piped_lines
 from charrnn.cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from charrnn.decoding.settings import Settings
 
 Begin = Callable[[Callable[[Iterable["Output"]], bool]], bool]
-MOST_ABOVE = 20  # lines of a block that stay on the screen
 HOW_TO_LEAVE = "Ctrl-D or /bye leaves."
 
 
@@ -49,16 +48,7 @@ def run(
     if at_terminal():
         _converse(session, greeting, vi, begin)
     else:
-        _filter(session, _lines(), begin)
-
-
-def _lines() -> Iterator[str]:
-    """The lines of stdin, as they come; bytes that are not UTF-8 become U+FFFD, a byte order mark is dropped."""
-    if sys.stdin is None:  # closed
-        return
-    for number, line in enumerate(sys.stdin.buffer):
-        text = line.decode("utf-8-sig" if number == 0 else "utf-8", "replace")
-        yield text.removesuffix("\n").removesuffix("\r")
+        _filter(session, piped_lines(), begin)
 
 
 def _filter(session: Session, lines: Iterable[str], begin: Begin) -> None:
@@ -79,10 +69,10 @@ def _converse(session: Session, greeting: str, vi: bool, begin: Begin) -> None:
     with console.Output() as out:
         apart = session.turns is not None
         screen = Screen(out, in_colour=fancy, repeat_lines=fancy, apart=apart)
-        helper = _Helper(session, erased=fancy)
-        prompt = _line_reader(helper, out, fancy, vi)
+        helper = SessionHelper(session, erased=fancy)
+        prompt = line_reader(session, helper, out, fancy, vi)
         out.write(greeting + "\n")
-        with _ctrl_c_stops(session, screen):
+        with _ctrl_c_stops(session, prompt):
             going_on = begin(lambda events: _shown(screen, helper, events))
             while going_on:
                 try:
@@ -97,7 +87,7 @@ def _converse(session: Session, greeting: str, vi: bool, begin: Begin) -> None:
                     going_on = False
 
 
-def _shown(screen: Screen, helper: _Helper, events: Iterable[Output]) -> bool:
+def _shown(screen: Screen, helper: SessionHelper, events: Iterable[Output]) -> bool:
     with console.unechoed():
         return helper.timed(lambda: screen.show(events))
 
@@ -111,110 +101,12 @@ def _interrupted(session: Session, prompt: LineReader) -> None:
         console.note(HOW_TO_LEAVE)
 
 
-class LineReader(Protocol):
-    """Whatever a person can type lines into."""
-
-    def read(self) -> str:
-        """The next line; raises EOFError at Ctrl-D, KeyboardInterrupt at Ctrl-C."""
-
-    def dropped(self) -> str:
-        """What stood in the line when Ctrl-C ended it."""
-
-
-def _line_reader(helper: _Helper, out: console.Output, fancy: bool, vi: bool) -> LineReader:
-    """The line editor or, on a terminal that understands no escapes, the terminal's own editing."""
-    if os.environ.get("TERM") in ("dumb", "unknown"):
-        return _PlainReader(helper, out)
-    from charrnn.cli.prompt import Prompt
-
-    return Prompt(helper, erase=fancy, coloured=fancy, vi=vi)
-
-
-class _PlainReader:
-    def __init__(self, helper: _Helper, out: console.Output) -> None:
-        self._helper, self._out = helper, out
-
-    def read(self) -> str:
-        self._out.write(self._helper.prompt())
-        try:
-            line = sys.stdin.buffer.readline().decode("utf-8", "replace")
-        except KeyboardInterrupt:
-            self._out.write("\n")
-            raise
-        if not line:
-            self._out.write("\n")
-            raise EOFError
-        return line.removesuffix("\n")
-
-    def dropped(self) -> str:
-        return ""
-
-
-class _Helper:
-    """What the line editor wants to know of a session; see prompt.Helper."""
-
-    def __init__(self, session: Session, *, erased: bool) -> None:
-        self._session, self._erased = session, erased
-        self._rate = 0.0  # tokens a second of the last answer
-
-    def timed(self, show: Callable[[], bool]) -> bool:
-        """Show an answer, and know how fast it came."""
-        self._session.drawn = 0
-        begun = time.perf_counter()
-        going_on = show()
-        if self._session.drawn:
-            self._rate = self._session.drawn / (time.perf_counter() - begun)
-        return going_on
-
-    def complete(self, line: str) -> Sequence[str]:
-        from charrnn.decoding.commands import complete
-
-        return complete(line, tuple(self._session.tree.ends))
-
-    def wants_file(self, line: str) -> str | None:
-        from charrnn.decoding.commands import wants_file
-
-        return wants_file(line)
-
-    def is_text(self, line: str) -> bool:
-        from charrnn.decoding.commands import is_command
-
-        return self._session.block is not None or not is_command(line)
-
-    def ghost(self, line: str, cancelled: Callable[[], bool]) -> str:
-        return self._session.ghost(line, cancelled)
-
-    def next_tokens(self, line: str, cancelled: Callable[[], bool]) -> Sequence[tuple[str, float]]:
-        return self._session.next_tokens(line, cancelled)
-
-    def offered(self) -> int:
-        return len(self._session.offered)
-
-    def prompt(self) -> str:
-        """Of a block, the lines so far stand above the line, where the screen forgets a line that is entered."""
-        block = self._session.block
-        if block is None:
-            return "> "
-        lines = [console.visible(line) for line in block[-MOST_ABOVE:]] if self._erased else []
-        return "".join(f". {line}\n" for line in lines) + ". "
-
-    def bar(self) -> str:
-        from charrnn.decoding.settings import shown
-
-        session, tree = self._session, self._session.tree
-        rate = [f"{self._rate:,.0f} tokens/s"] if self._rate else []
-        where = f"{tree.branch}, node {tree.current} of {len(tree.nodes) - 1}"
-        heat = ["heat"] if session.heating else []
-        parts = [session.partner.name, f"temp {shown(session.settings, 'temp')}", *rate, where, *heat]
-        return " | ".join(map(console.visible, parts))
-
-
 @contextmanager
-def _ctrl_c_stops(session: Session, screen: Screen) -> Iterator[None]:
-    """Ctrl-C stops the model while it speaks; at other times it is an exception, as the line editor makes it one."""
+def _ctrl_c_stops(session: Session, reader: LineReader) -> Iterator[None]:
+    """Ctrl-C stops the model; while a line is read it is an exception, as the line editor makes it one by itself."""
 
     def interrupted(number: int, frame: FrameType | None) -> None:
-        if not screen.busy:
+        if reader.listening:
             raise KeyboardInterrupt
         session.cancel()
 

@@ -7,18 +7,16 @@ Ctrl-D or an exception ends the editing.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app, run_in_terminal
@@ -28,19 +26,27 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, emacs_mode, has_focus, has_selection
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
+from prompt_toolkit.utils import get_cwidth
 
 from charrnn import durable
+from charrnn.cli import console
+from charrnn.cli.aside import Aside, Cancelled, Question, T
 from charrnn.cli.main import Terminated
 from charrnn.errors import CannotCreateError
 
-Cancelled = Callable[[], bool]
-T = TypeVar("T")
 COLOURS = Style.from_dict({"auto-suggestion": "fg:ansibrightblack", "bottom-toolbar": "noreverse fg:ansibrightblack"})
 PLAIN = Style.from_dict({"bottom-toolbar": "noreverse"})
+KEYS = (  # for /help
+    ("Right, Ctrl-E", "Take the ghost text; Alt-F or Ctrl-Right takes a word of it."),
+    ("Tab", "The likeliest next tokens; a digit takes one."),
+    ("Ctrl-G", "Edit the line in $EDITOR; Alt-Enter puts a line end into it."),
+)
 WORD = re.compile(r"\s*\S+\s*")  # with what stands around it, so that the next one can follow
 
 
@@ -81,7 +87,8 @@ class Prompt:
         Without colours there is no ghost text: it could not be told from what was typed.
         """
         self._helper, self._ghosts = helper, coloured
-        self._aside = _Aside()
+        self.listening = False  # SIGINT is a key of the editor
+        self._aside = Aside()
         self._shown = ("", "")  # a line, and its ghost
         self._choices: Sequence[tuple[str, float]] = ()
         self._session: PromptSession[str] = PromptSession(
@@ -97,8 +104,10 @@ class Prompt:
             key_bindings=self._keys(),
             bottom_toolbar=self._bar,
             style=COLOURS if coloured else PLAIN,
+            input_processors=[_Visible()],
         )
         self._session.default_buffer.on_text_changed += self._changed
+        self._session.default_buffer.on_cursor_position_changed += self._moved
 
     def read(self) -> str:
         """The next line, without its end; raises EOFError at Ctrl-D on an empty line, KeyboardInterrupt at Ctrl-C."""
@@ -107,8 +116,8 @@ class Prompt:
         try:
             return self._session.prompt()
         finally:
-            self._aside.rest()  # from here on the model is the caller's
             signal.signal(signal.SIGTERM, before)
+            self._aside.rest()  # from here on the model is the caller's
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         """Let the editor end by itself: an exception in the midst of its drawing would leave the terminal as it was then."""
@@ -128,32 +137,35 @@ class Prompt:
     def _changed(self, buffer: Buffer) -> None:
         """A key was typed: what was asked for the line before is stale, and a ghost stays only as far as it came true."""
         self._choices = ()
-        self._aside.cancel()
-        line, (before, ghost) = buffer.text, self._shown
+        stale, line, (before, ghost) = self._aside.turn(), buffer.text, self._shown
         whole = before + ghost
         if len(before) <= len(line) < len(whole) and whole.startswith(line):
             buffer.suggestion = Suggestion(whole[len(line) :])
         if self._ghosts and line and self._helper.is_text(line) and get_app().is_running:
-            get_app().create_background_task(self._suggest(buffer, line))
+            get_app().create_background_task(self._suggest(buffer, line, stale))
 
-    async def _ask(self, question: Callable[[str, Cancelled], T], line: str) -> T | None:
+    def _moved(self, buffer: Buffer) -> None:
+        """The cursor stands elsewhere, where other tokens are likely."""
+        self._choices = ()
+
+    async def _ask(self, question: Question[T], line: str, stale: threading.Event) -> T | None:
         """The answer of the thread, None if it is stale; a mistake in it ends the editing as one in the editor would."""
-        answer, error = await self._aside.ask(question, line)
+        answer, error = await self._aside.ask(question, line, stale)
         if error is not None:
             self._leave(error)
         return answer
 
-    async def _suggest(self, buffer: Buffer, line: str) -> None:
-        ghost = await self._ask(self._helper.ghost, line)
+    async def _suggest(self, buffer: Buffer, line: str, stale: threading.Event) -> None:
+        ghost = await self._ask(self._helper.ghost, line, stale)
         if ghost is None or buffer.text != line:
             return
         self._shown = (line, ghost)
         buffer.suggestion = Suggestion(ghost) if ghost else None
         get_app().invalidate()
 
-    async def _choose(self, buffer: Buffer) -> None:
+    async def _choose(self, buffer: Buffer, stale: threading.Event) -> None:
         line = buffer.document.text_before_cursor
-        found = await self._ask(self._helper.next_tokens, line)
+        found = await self._ask(self._helper.next_tokens, line, stale)
         if found is not None and buffer.document.text_before_cursor == line:
             self._choices = found
             get_app().invalidate()
@@ -162,7 +174,7 @@ class Prompt:
         """The choices that digits take, if there are any, above the bar."""
         width = get_app().output.get_size().columns
         listed = _side_by_side([f"{number} {choice}" for number, choice in enumerate(map(_choice, self._choices), 1)], width)
-        return "\n".join([*listed, self._helper.bar()[: width - 1]])
+        return "\n".join([*listed, _cut(self._helper.bar(), width - 1)])
 
     def _keys(self) -> KeyBindings:
         """The keys that are ours; all others are prompt_toolkit's."""
@@ -197,8 +209,7 @@ class Prompt:
         if self._choices:
             self._choices = ()
             return
-        self._aside.cancel()
-        event.app.create_background_task(self._choose(event.current_buffer))
+        event.app.create_background_task(self._choose(event.current_buffer, self._aside.turn()))
 
     def _take_choice(self, event: KeyPressEvent) -> None:
         event.current_buffer.insert_text(self._choices[int(event.data) - 1][0])
@@ -208,8 +219,10 @@ class Prompt:
 
 
 def _enter_digit(event: KeyPressEvent) -> None:
+    """Take an alternative at once, unless the digit is the beginning of something that comes in one go."""
     event.current_buffer.insert_text(event.data)
-    event.current_buffer.validate_and_handle()
+    if not event.app.key_processor.input_queue:
+        event.current_buffer.validate_and_handle()
 
 
 async def _edit(buffer: Buffer) -> None:
@@ -220,47 +233,13 @@ async def _edit(buffer: Buffer) -> None:
         try:
             return click.edit(buffer.text, require_save=False, extension=".txt")
         except (click.ClickException, UnicodeError, OSError) as error:
-            click.echo(f"The editor did not work: {error}. Set EDITOR to another.", err=True)
+            console.note(f"The editor did not work: {error}. Set EDITOR to another.")
             return None
 
     text = await run_in_terminal(edited, in_executor=True)
     if text is not None:
         text = text.removesuffix("\n")
         buffer.document = Document(text, len(text))
-
-
-class _Aside:
-    """One thread beside the keyboard, which does one thing at a time, until it is cancelled."""
-
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="aside")
-        self._stale = threading.Event()
-
-    def cancel(self) -> None:
-        """Whatever was asked for is not wanted any more."""
-        self._stale.set()
-        self._stale = threading.Event()
-
-    async def ask(self, question: Callable[[str, Cancelled], T], line: str) -> tuple[T | None, BaseException | None]:
-        """The answer, None if it was cancelled; or why there is none."""
-        stale, loop = self._stale, asyncio.get_running_loop()
-        answer, error = await loop.run_in_executor(self._executor, _tried, stale.is_set, question, line)
-        return (None if stale.is_set() else answer), error
-
-    def rest(self) -> None:
-        """Cancel, and wait until the thread has noticed."""
-        self.cancel()
-        self._executor.submit(lambda: None).result()
-
-
-def _tried(
-    cancelled: Cancelled, question: Callable[[str, Cancelled], T], line: str
-) -> tuple[T | None, BaseException | None]:  # fmt: skip
-    """The answer or the error, which must not stay in a future that nobody waits for any more: it would be shown later."""
-    try:
-        return None if cancelled() else question(line, cancelled), None
-    except Exception as error:  # noqa: BLE001  # whatever it is, the editor's thread raises it
-        return None, error
 
 
 def _choice(choice: tuple[str, float]) -> str:
@@ -275,12 +254,28 @@ def _side_by_side(cells: Sequence[str], width: int) -> Iterator[str]:
     """Cells in as few lines as they need."""
     line = ""
     for cell in cells:
-        if line and len(line) + len(cell) + 3 >= width:
+        if line and get_cwidth(line) + get_cwidth(cell) + 3 >= width:
             yield line
             line = ""
         line += ("   " if line else "") + cell
     if line:
         yield line
+
+
+def _cut(text: str, width: int) -> str:
+    """As much of `text` as there is room for; some characters are two cells wide."""
+    while get_cwidth(text) > width:
+        text = text[:-1]
+    return text
+
+
+class _Visible(Processor):
+    """Characters that turn the writing direction are shown as U+FFFD; control characters prompt_toolkit shows by itself."""
+
+    def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+        """The same fragments, each character of them in its place."""
+        shown: StyleAndTextTuples = [(style, console.in_place(text)) for style, text, *_ in transformation_input.fragments]
+        return Transformation(shown)
 
 
 class _Completer(Completer):
@@ -293,7 +288,8 @@ class _Completer(Completer):
         line = document.text_before_cursor
         file = self._helper.wants_file(line)
         if file is not None:
-            yield from self._paths.get_completions(Document(file), complete_event)
+            for path in self._paths.get_completions(Document(file), complete_event):
+                yield Completion(path.text, path.start_position, display=console.visible(path.display_text))
             return
         word = line.rpartition(" ")[2]
         for found in self._helper.complete(line):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,15 +84,29 @@ def greeting(model: Model, what_to_do: str) -> str:
 
 def partner(model: Model, narrow: bool = False) -> Partner:
     """A model as the partner of a session."""
-    from dataclasses import asdict
-
     from charrnn.decoding.tree import Partner
     from charrnn.runs import copies
 
-    card = [("file", console.shown_path(model.path)), ("network", shape_text(asdict(model.config)))]
-    card.append(("parameters", f"{sum(array.size for array in model.weights.values()):,}"))
     at_eos: AtEos = "newline" if model.knows_ends else "never"
     return Partner(
-        loading.engine(model, narrow), model.tokenizer, model.start, model.name, model.digest, at_eos, tuple(card),
+        loading.engine(model, narrow), model.tokenizer, model.start, model.name, model.digest, at_eos, tuple(_card(model)),
         watch=lambda longest: copies.watch(model, longest),
     )  # fmt: skip
+
+
+def _card(model: Model) -> Iterator[tuple[str, str]]:
+    """What /show tells of a model: where it is, its shape, and what its training wrote about itself, as far as it did."""
+    from dataclasses import asdict
+
+    yield "file", console.shown_path(model.path)
+    yield "network", f"{shape_text(asdict(model.config))}, {sum(array.size for array in model.weights.values()):,} parameters"
+    corpus, scores = (_section(model.provenance, name) for name in ("corpus", "scores"))
+    if isinstance(corpus.get("names"), list) and isinstance(corpus.get("characters"), int):
+        yield "corpus", f"{', '.join(map(str, corpus['names'][:5]))}: {corpus['characters']:,} characters"
+    if isinstance(scores.get("bits_per_character"), float):
+        yield "scores", f"{scores['bits_per_character']:.4f} bits per character ({scores.get('on', 'unknown')})"
+
+
+def _section(provenance: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = provenance.get(name)
+    return section if isinstance(section, dict) else {}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from charrnn.runs.model import Model
 
 LENGTH = 500  # tokens, where nothing else bounds a text
+LONGEST_ANSWER = 100_000  # tokens, of a session
 LINE = 1000  # tokens for each line, where lines do
 
 
@@ -148,6 +149,8 @@ def _check(draw: options.DrawConfig, bound: float, bounded: bool) -> None:
 
 def _check_interactive(plan: Plan, elsewhere: bool) -> None:
     """Raise UsageError where a session cannot begin with what was asked for."""
+    if plan.length and plan.length > LONGEST_ANSWER:
+        raise UsageError(f"--length is {plan.length:,}; a session's texts have at most {LONGEST_ANSWER:,} tokens.", "Give fewer.")
     several = plan.num > 1 or plan.best_of > 1 or plan.beam or plan.until_end
     if elsewhere or several or plan.length is None:
         others = "--num, --best-of, --beam, --until-end, --json, -o nor --length inf"

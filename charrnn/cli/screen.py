@@ -32,20 +32,16 @@ class Screen:
         self._out, self._repeat_lines, self._apart = out, repeat_lines, apart
         self._coloured = console.rich_console(sys.stdout) if in_colour else None
         self._line_open = False
-        self.busy = False
 
     def show(self, events: Iterable[Output]) -> bool:
         """Show what follows from one line; False if the session has ended."""
         from charrnn.decoding.events import Ended
 
-        going_on, self.busy = True, True
-        try:
-            for event in events:
-                going_on = not isinstance(event, Ended)
-                self._show(event)
-            self._end_line()
-        finally:
-            self.busy = False
+        going_on = True
+        for event in events:
+            going_on = not isinstance(event, Ended)
+            self._show(event)
+        self._end_line()
         return going_on
 
     def _show(self, event: Output) -> None:

@@ -6,20 +6,16 @@ changes nothing. Knows no terminal.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charrnn import durable
-from charrnn.decoding import memory
 from charrnn.decoding import settings as all_settings
 from charrnn.decoding.events import Alternatives, Ended, Listing, Notice, Output, Problem, Recalled
 from charrnn.decoding.family import said_in
+from charrnn.decoding.files import export, load, save
 from charrnn.decoding.moving import NOTHING_YET, branch, goto, place, redo, reset, tree_, undo
 from charrnn.decoding.settings import did_you_mean
-from charrnn.errors import CannotCreateError
 
 if TYPE_CHECKING:
     from charrnn.decoding.session import Session
@@ -148,29 +144,6 @@ def show(session: Session, argument: str) -> Iterator[Output]:
     yield Listing((model, *partner.card, units, *turns, ("settings", values), ("text", place(session))))
 
 
-def save(session: Session, argument: str) -> Iterator[Output]:
-    """Write the whole tree to a file; another session's file may be replaced, any other may not."""
-    path = _writable(session, argument, memory.is_session)
-    memory.write(path, session.partner, session.tree, session.settings, session.turns)
-    session.own_files.add(path.resolve())
-    yield Notice(f"Saved. `/load {argument}` goes on from here.")
-
-
-def load(session: Session, argument: str) -> Iterator[Output]:
-    """Go on from a saved session, its settings included; the present one stays as it is if that fails."""
-    tree, session.settings = memory.read(_path(argument), session.partner, session.turns)
-    session.replace(tree)
-    yield Notice(f"Loaded. {place(session)}")
-
-
-def export(session: Session, argument: str) -> Iterator[Output]:
-    """Write the text, plain, to a file that does not exist yet or that this session wrote."""
-    path, text = _writable(session, argument, lambda path: False), session.text
-    durable.replace(path, (text if text.endswith("\n") else text + "\n").encode("utf-8"))
-    session.own_files.add(path.resolve())
-    yield Notice(f"Written to {argument}.")
-
-
 def multi(session: Session, argument: str) -> Iterator[Output]:
     """Begin a text of several lines."""
     session.block = []
@@ -240,20 +213,3 @@ def wants_file(line: str) -> str | None:
     name, space, rest = line[1:].partition(" ")
     command = _TABLE.get(name.lower()) if is_command(line) and space else None
     return rest if command is not None and command.arguments == "FILE" else None
-
-
-def _writable(session: Session, argument: str, may_replace: Callable[[Path], bool]) -> Path:
-    path = _path(argument)
-    if os.path.exists(path) and path.resolve() not in session.own_files and not may_replace(path):
-        raise CannotCreateError(f"{argument!r} exists already, and this session did not write it.", "Give another name.")
-    return path
-
-
-def _path(argument: str) -> Path:
-    """The file that was typed; `~` is the home folder. Raises CannotCreateError if no file can have this name."""
-    try:
-        path = Path(argument).expanduser()
-        path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a NUL, a loop of links, nobody's home
-        raise CannotCreateError(f"{argument!r} is no name for a file: {error}.", "Give another name.") from error
-    return path

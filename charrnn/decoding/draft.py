@@ -108,6 +108,8 @@ class Draft:
         opening = self._opening(before, (), text, cancelled)
         if opening is None:
             return []
+        if not np.isfinite(opening.prefix.logits).all():  # the answer will say that these are no numbers
+            return []
         found: dict[str, float] = {}
         for prefix, tokens, share, known in self._ways_on(opening):
             scores = prefix.logits.astype(np.float64)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -18,12 +19,13 @@ from charrnn.decoding import settings as all_settings
 from charrnn.decoding.settings import Settings
 from charrnn.decoding.tree import MAIN, Node, Partner, Tree, is_branch_name, text_of
 from charrnn.decoding.turns import Turns
-from charrnn.errors import DataError, UsageError
+from charrnn.errors import CharrnnError, DataError, UsageError
 from charrnn.text.tokenizers import Tokenizer
 
 FORMAT = "charrnn_session"  # its value in a file is the version
 VERSION = 2  # 1 knew one branch, and no turns
-MAX_FILE_BYTES = 256 << 20
+MAX_FILE_BYTES = 32 << 20  # a year of writing; as Python objects, thirty times as much
+MOST_ATTEMPTS = 1 << 32  # from there on attempts are redraws (voice.py)
 
 
 def write(path: Path, partner: Partner, tree: Tree, settings: Settings, turns: Turns | None) -> None:
@@ -38,7 +40,11 @@ def write(path: Path, partner: Partner, tree: Tree, settings: Settings, turns: T
         "onward": tree.onward,
         "nodes": [asdict(node) for node in tree.nodes[1:]],  # node 0, the root, holds nothing
     }
-    durable.replace(path, json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+    data = json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
+    if len(data) > MAX_FILE_BYTES:
+        message = f"the session has {len(data):,} bytes; /load reads at most {MAX_FILE_BYTES:,}."
+        raise CharrnnError(message, "/export keeps the text.")
+    durable.replace(path, data)
 
 
 def is_session(path: Path) -> bool:
@@ -55,7 +61,7 @@ def is_session(path: Path) -> bool:
 def read(path: Path, partner: Partner, turns: Turns | None) -> tuple[Tree, Settings]:
     """The tree and settings of a file that `partner` wrote, with such `turns`; raises DataError on any other file."""
     document = _document(path)
-    _check_model(document.get("model"), partner, path)
+    _check_model(document.get("model"), partner, path, "repl" if turns is None else "chat")
     _check_turns(document.get("turns"), turns, path)
     try:
         settings = all_settings.from_mapping(document.get("settings"))
@@ -83,7 +89,8 @@ def _document(path: Path) -> dict[str, Any]:
 def _parsed(data: bytes, path: Path) -> dict[str, Any]:
     try:
         document = json.loads(data)
-        json.dumps(document, ensure_ascii=False).encode("utf-8")  # finds lone surrogates
+        for text in _texts(document):
+            text.encode("utf-8")  # finds lone surrogates
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "it is not proper JSON") from error
     version = document.get(FORMAT) if isinstance(document, dict) else None
@@ -97,14 +104,27 @@ def _parsed(data: bytes, path: Path) -> dict[str, Any]:
     return document
 
 
-def _check_model(model: Any, partner: Partner, path: Path) -> None:
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a JSON value."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+
+
+def _check_model(model: Any, partner: Partner, path: Path, command: str) -> None:
     if not isinstance(model, Mapping) or not all(isinstance(model.get(key), str) for key in ("name", "digest")):
         raise _damaged(path, "it does not say which model wrote it")
     if model["digest"] != partner.digest:
         name, digest = model["name"][:100], model["digest"][:12]
         raise DataError(
             f"{str(path)!r} was written with the model {name} ({digest}); this is {partner.name} ({partner.digest[:12]}).",
-            f"Leave with /bye and start `charrnn repl {name}`.",
+            f"Leave with /bye and start `charrnn {command} {shlex.quote(name)}`.",
         )
 
 
@@ -119,9 +139,11 @@ def _check_turns(found: Any, turns: Turns | None, path: Path) -> None:
         )
     if not isinstance(found, list) or len(found) != 2 or not all(isinstance(one, str) for one in found):
         raise _damaged(path, "it does not say whose turns are whose")
-    named = ",".join(found)[:100]
+    named = ",".join(found)[:200]
+    quoted = shlex.quote(named)
     raise DataError(
-        f"{str(path)!r} is a chat with the turns {named!r}.", f"Leave with /bye and start `charrnn chat --turns {named!r}`."
+        f"{str(path)!r} is a chat with the turns {named!r}.",
+        f"Leave with /bye and start `charrnn chat --turns {quoted}`.",
     )
 
 
@@ -159,7 +181,7 @@ def _node(row: Any, number: int, tokenizer: Tokenizer) -> Node:
     ids, text, kind = row["ids"], row["text"], row["kind"]
     if not all(_whole(row[name]) for name in ("parent", "seed", "attempt")) or row["parent"] >= number:
         raise DataError(f"node {number} is malformed")
-    if kind not in ("you", "model") or not isinstance(text, str) or not isinstance(ids, list):
+    if row["attempt"] >= MOST_ATTEMPTS or kind not in ("you", "model") or not isinstance(text, str) or not isinstance(ids, list):
         raise DataError(f"node {number} is malformed")
     if (not ids and kind == "you") or not all(_whole(token) and token < tokenizer.vocab_size for token in ids):
         raise DataError(f"node {number} holds tokens the model does not have")

@@ -48,8 +48,8 @@ def parsed(text: str) -> Turns:
     you, comma, model = text.partition(",")
     if not comma or "," in model:
         raise UsageError(f"--turns is {text[:LONGEST]!r}; expected two beginnings of lines with one comma between them.", hint)
-    if not you or not model or you == model:
-        raise UsageError(f"--turns is {text[:LONGEST]!r}; expected two different beginnings of lines, neither empty.", hint)
+    if not you or not model or you.startswith(model):  # a line of yours would look like one more of the model's
+        raise UsageError(f"--turns is {text[:LONGEST]!r}; expected two beginnings of lines that can be told apart.", hint)
     if "\n" in text or "\r" in text or max(len(you), len(model)) > LONGEST:
         raise UsageError(f"--turns holds a line end, or more than {LONGEST} characters.", hint)
     return Turns(you, model)
