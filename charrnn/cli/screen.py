@@ -185,7 +185,8 @@ def _label(place: Place) -> Text:
     from rich.text import Text
 
     said = console.visible(place.text.replace("\n", "\u23ce"))
-    line = Text(f"{place.number} ", "bright_black")
+    line = Text()
+    line.append(f"{place.number} ", "bright_black")
     line.append(f"> {said}" if place.yours else said, "" if place.yours or not place.number else MODEL_STYLE)
     for name in place.branches:
         line.append(f" [{console.visible(name)}]", "green")
