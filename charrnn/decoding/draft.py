@@ -7,6 +7,7 @@ draft serves one thread at a time.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -36,6 +37,15 @@ class Choice(NamedTuple):
 
     text: str
     probability: float
+
+
+class _Way(NamedTuple):
+    """A place where the next piece may be drawn: after what, which tokens, the log of this way's share, characters known."""
+
+    prefix: Prefix
+    tokens: Ids
+    share: float
+    known: int
 
 
 class Draft:
@@ -123,31 +133,36 @@ class Draft:
         likeliest = sorted(found.items(), key=lambda one: -one[1])
         return [Choice(piece, probability) for piece, probability in likeliest[:count]]
 
-    def _ways_on(self, opening: Opening) -> Iterator[tuple[Prefix, Ids, float, int]]:
-        """Where the next piece may be drawn: after what, which tokens, the log of this way's share, characters known."""
-        partner, prefix = self._partner, opening.prefix
+    def _ways_on(self, opening: Opening) -> Iterator[_Way]:
+        """Where the next piece may be drawn."""
+        partner = self._partner
         self._vocabulary = self._vocabulary or Vocabulary(partner.tokenizer, "\n" if partner.at_eos == "newline" else None)
         any_token = np.setdiff1d(np.arange(self._vocabulary.size), [*RESERVED_IDS, EOS])
-        if not opening.pending:
-            yield prefix, any_token, 0.0, 0
-            return
-        usual = partner.tokenizer.encode(opening.pending).tolist()
-        pending = explored(partner.engine, self._vocabulary, prefix.state, prefix.logits, opening.pending, usual)
-        places = [(prefix, pending, -pending.hope)]  # what has been read, what is left, the log of the tokens' share so far
-        for before, left, share in places:
+        if opening.pending:
+            yield from self._ways_within(opening, self._vocabulary, any_token)
+        else:
+            yield _Way(opening.prefix, any_token, 0.0, 0)
+
+    def _ways_within(self, opening: Opening, vocabulary: Vocabulary, any_token: Ids) -> Iterator[_Way]:
+        """The ways to cut the end of a line that has not been read, those that count: within it, and after it."""
+        engine, prefix = self._partner.engine, opening.prefix
+        usual = self._partner.tokenizer.encode(opening.pending).tolist()
+        pending = explored(engine, vocabulary, prefix.state, prefix.logits, opening.pending, usual)
+        places = deque([(prefix, pending, -pending.hope)])  # what has been read, what is left, the log of the tokens' share
+        while places:
+            before, left, share = places.popleft()
             scores = before.logits - np.logaddexp.reduce(before.logits.astype(np.float64))
-            holding = self._vocabulary.beginning(left.text, b"")[0]
-            yield before, holding, share, len(left.text)
-            ends = [(token, NOTHING) for token in holding.tolist() if self._vocabulary.read(token, b"")[0] == left.text]
-            for token, way in (*ends, *left.ways.items()):
-                ways_share = share + float(scores[token])
-                if ways_share + way.hope < LEAST:
-                    continue
-                after = generate.prime(partner.engine, [token], before)
-                if way.text:
-                    places.append((after, way, ways_share))
-                else:
-                    yield after, any_token, ways_share, 0
+            holding = vocabulary.beginning(left.text, b"")[0]
+            yield _Way(before, holding, share, len(left.text))
+            ends = [(token, NOTHING) for token in holding.tolist() if vocabulary.read(token, b"")[0] == left.text]
+            for token, rest in (*ends, *left.ways.items()):
+                its_share = share + float(scores[token])
+                if its_share + rest.hope >= LEAST:
+                    after = generate.prime(engine, [token], before)
+                    if rest.text:
+                        places.append((after, rest, its_share))
+                    else:
+                        yield _Way(after, any_token, its_share, 0)
 
     def _whole(self, prefix: Prefix, token: int) -> str:
         """The text of `token`, with the likeliest other bytes if it is only a part of a character; empty if none do."""

@@ -12,6 +12,7 @@ from charrnn.decoding.tree import LONGEST_NAME, is_branch_name
 
 if TYPE_CHECKING:
     from charrnn.decoding.session import Session
+    from charrnn.decoding.tree import Tree
 
 EXCERPT = 40  # characters of the text's end that are shown to say where one is
 NOTHING_YET = "Type a line, or an empty one to let the model begin."
@@ -51,7 +52,7 @@ def redo(session: Session, argument: str) -> Iterator[Output]:
 def branch(session: Session, argument: str) -> Iterator[Output]:
     """Begin another branch here; the one before stays where it is."""
     tree = session.tree
-    name = argument or next(name for number in range(2, len(tree.ends) + 3) if (name := f"branch-{number}") not in tree.ends)
+    name = argument or _free_name(tree)
     if name in tree.ends:
         yield Problem(f"There is a branch {name} already.", f"Type /goto {name}, or give another name.")
     elif not is_branch_name(name):
@@ -61,6 +62,13 @@ def branch(session: Session, argument: str) -> Iterator[Output]:
         tree.ends[name] = tree.current
         tree.branch = name
         yield Notice(f"A new branch, {name}, begins here. `/goto {before}` goes back.")
+
+
+def _free_name(tree: Tree) -> str:
+    number = 2
+    while f"branch-{number}" in tree.ends:
+        number += 1
+    return f"branch-{number}"
 
 
 def goto(session: Session, argument: str) -> Iterator[Output]:
