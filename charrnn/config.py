@@ -218,7 +218,9 @@ class ShapingConfig:
     line_prefix: str = setting("", "What each line begins with.")
     acrostic: str = setting("", "A word that the first letters of the lines spell.")
     regex: str = setting("", "A pattern that the whole text matches, the prompt included.")
-    max_copy: int = setting(0, "No more than this many characters in a row as they stand in the training text (0: any).", low=0)
+    max_copy: int = setting(
+        0, "No more than this many characters in a row as they stand in the training text (0: any).", low=0, high=10_000
+    )
 
 
 def check(config: T) -> T:

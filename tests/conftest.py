@@ -108,7 +108,7 @@ def terminal(world: Path) -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
 
     def open_terminal(*options: str, command: tuple[str, ...] = (), code: str = "", **env: str) -> Terminal:
-        started = command or ("repl", "toy", "--seed", "7", "--length", "30")
+        started = command or ("repl", "toy", "--seed", "7", "--length", "30", "--finish", "off")
         opened.append(Terminal(world, [*started, *options], environment(world, **env), code=code))
         return opened[-1]
 

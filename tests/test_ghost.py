@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ from charrnn.decoding.settings import Settings
 # pexpect forks; on newer Pythons that warns when threads are about, as BLAS's are.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 Opened = Callable[..., Terminal]
-SHORT = Settings(seed=7, length=30)
 
 
 def session(*lines: str, **settings: int) -> Session:
@@ -217,6 +217,30 @@ def test_the_bar_tells_run_temperature_speed_and_place(terminal: Opened) -> None
     one.shows("storm, node 2 of 2")
 
 
+def test_a_place_one_comes_to_is_shown(terminal: Opened, world: Path) -> None:
+    """After /load, /goto and /undo the end of the text stands there again; an empty line shows what it goes on from."""
+    one = terminal()
+    for line in ("the boat", "and then", "/save s.json"):
+        one.enter(line)
+    one.shows("Saved.")
+    one.enter("")
+    last = session("the boat", "and then").tree.nodes[4].text
+    one.shows(last + session("the boat", "and then", "").tree.nodes[5].text)
+    two = terminal()
+    two.enter("/load s.json")
+    two.shows("Loaded. Node 4")
+    two.prompted()
+    assert "the boat" + session("the boat").tree.nodes[2].text in two.lines()
+    assert "and then" + last in two.lines()
+    assert two.colours("and then") == {"default"}
+    assert two.colours(last) == {"cyan"}
+    two.enter("/undo")
+    two.shows("Taken back. Node 2")
+    two.enter("/text 1")
+    two.prompted()
+    assert "the boat" + session("the boat").tree.nodes[2].text in two.lines()[two.lines().index("> /text 1") :]
+
+
 def test_the_tree_and_the_heat_are_drawn(terminal: Opened) -> None:
     one = terminal()
     for line in ("the boat", "/retry", "/tree"):
@@ -316,6 +340,40 @@ def test_an_exception_restores_the_terminal(where: str, terminal: Opened) -> Non
     one.child.send("the boat" if where == "ghost" else "the boat\r")
     one.leaves(1)
     assert "spoilt" in "\n".join(one.lines())
+
+
+def test_an_interrupt_from_outside_while_one_searches_loses_nothing(terminal: Opened, world: Path) -> None:
+    one = terminal("--ghost", "0")
+    one.enter("the boat")
+    one.prompted()
+    one.child.send("\x12")
+    one.shows("reverse-i-search")
+    one.child.kill(signal.SIGINT)
+    one.prompted()
+    one.enter("and then")
+    one.prompted()
+    assert "\nand then" in text_of(one, world)
+
+
+def test_ctrl_c_in_the_editor_is_the_editors(terminal: Opened, world: Path) -> None:
+    editor = world / "editor"
+    editor.write_text('#!/bin/sh\ntrap "" INT\necho EDITING\nsleep 0.5\necho edited > "$1"\n', encoding="utf-8")
+    editor.chmod(0o755)
+    one = terminal("--ghost", "0", EDITOR=str(editor), VISUAL="")
+    one.prompted()
+    one.types("my line")
+    one.child.send(CTRL_G)
+    one.shows("EDITING")
+    one.child.send(CTRL_C)
+    one.until(lambda: one.line().endswith("> edited"))
+
+
+def test_ctrl_c_is_no_prefix_of_other_keys(terminal: Opened) -> None:
+    one = terminal("--ghost", "0")
+    one.prompted()
+    one.types("abc")
+    one.child.send("\x00\x1b[D\x1b[D" + CTRL_C)
+    one.prompted()
 
 
 def test_vi_keys_where_they_are_wanted(terminal: Opened) -> None:

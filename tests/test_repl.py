@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import toy
@@ -24,11 +25,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 
 def piped(world: Path, text: bytes, *options: str, code: str = "") -> subprocess.CompletedProcess[bytes]:
     start = ["-c", code] if code else ["-m", "charrnn"]
-    command = [sys.executable, *start, "repl", "toy", "--seed", "7", "--length", "30", *options]
+    command = [sys.executable, *start, "repl", "toy", "--seed", "7", "--length", "30", "--finish", "off", *options]
     return subprocess.run(command, input=text, cwd=world, env=environment(world), capture_output=True, timeout=60)
 
 
-def expected_answer(*lines: str, **settings: int) -> str:
+def expected_answer(*lines: str, **settings: Any) -> str:
     """The text that a session of the same lines holds at its end."""
     session = Session(toy.partner(), Settings(**{"seed": 7, "length": 30, **settings}))
     for line in lines:
@@ -48,7 +49,7 @@ def _continuation(*lines: str) -> str:
 
 
 def test_a_last_line_without_an_end_counts_and_the_seed_is_told(world: Path) -> None:
-    command = [sys.executable, "-m", "charrnn", "repl", "--length", "30"]
+    command = [sys.executable, "-m", "charrnn", "repl", "--length", "30", "--finish", "off"]
     done = subprocess.run(command, input=b"the boat", cwd=world, env=environment(world), capture_output=True, timeout=60)
     seed = re.fullmatch(r"seed (\d+)\n", done.stderr.decode())
     assert seed
@@ -110,6 +111,29 @@ def test_the_shape_of_an_answer(world: Path) -> None:
     assert second.strip()
     assert others[0] == "and then"
     assert [line[0] for line in others[1:]] == ["x", "y"]
+
+
+def test_an_answer_ends_with_its_line_and_a_reply_with_its_word(world: Path) -> None:
+    for command, finish in (("repl", "line"), ("chat", "word")):
+        asked = [
+            sys.executable,
+            "-m",
+            "charrnn",
+            command,
+            "toy",
+            "--seed",
+            "7",
+            *(["--turns", "a,b"] if command == "chat" else []),
+        ]
+        done = subprocess.run(asked, input=b"/set finish\n", cwd=world, env=environment(world), capture_output=True, timeout=60)
+        assert f"finish is {finish}" in done.stderr.decode()
+    assert piped(world, b"the boat\n", "--finish", "word").stdout.decode() == expected_answer("the boat", finish="word") + "\n"
+
+
+def test_what_was_said_can_be_looked_at(world: Path) -> None:
+    """/text is the text, on stdout; where one comes to another place only a terminal shows what stands there."""
+    done = piped(world, b"the boat\n/text\n/undo\n/redo\n")
+    assert done.stdout.decode() == 2 * (expected_answer("the boat") + "\n")
 
 
 def test_options_arrive(world: Path) -> None:

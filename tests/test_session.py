@@ -21,7 +21,21 @@ from hypothesis import strategies as st
 
 from charrnn.decoding import generate, memory, tree
 from charrnn.decoding.commands import COMMANDS, complete, wants_file
-from charrnn.decoding.events import Alternatives, Ended, Family, Listing, Notice, Output, Place, Problem, Recalled, Text, Typed
+from charrnn.decoding.events import (
+    Alternatives,
+    Ended,
+    Family,
+    Listing,
+    Notice,
+    Output,
+    Passage,
+    Place,
+    Problem,
+    Recalled,
+    Resumed,
+    Text,
+    Typed,
+)
 from charrnn.decoding.session import Session
 from charrnn.decoding.settings import NAMES, Settings
 from charrnn.decoding.tree import Partner, Tree, text_of
@@ -40,7 +54,7 @@ def rendered(events: Iterable[Output]) -> str:
             case Typed(text):
                 blocks.append(f"[{text}]")
             case Text(text):
-                blocks[-1:] = [blocks[-1] + text] if blocks and blocks[-1][0] not in "#!|" else [text]
+                blocks[-1:] = [blocks[-1] + text] if blocks and blocks[-1][0] not in "#!|=" else [text]
             case Notice(text):
                 blocks.append(f"# {text}")
             case Problem(text, hint):
@@ -49,6 +63,10 @@ def rendered(events: Iterable[Output]) -> str:
                 blocks.extend("| " + " | ".join(row) for row in rows)
             case Alternatives(texts):
                 blocks.extend(f"{number}) {text}" for number, text in enumerate(texts, 1))
+            case Resumed(text):
+                blocks.append(f"<{text}>")
+            case Passage(parts, asked):
+                blocks.append("= " + "".join(f"{'you' * part.yours}{part.text!r} " for part in parts) + "asked" * asked)
             case Recalled(typed, answer):
                 blocks.append("| " + " ".join(f"{piece.text!r}:{piece.bits:.1f}" for piece in typed + answer))
             case Family(trunk):
@@ -104,11 +122,26 @@ def test_there_are_transcripts() -> None:
 LINES = st.one_of(
     st.sampled_from(["", "/undo", "/retry", "/reset", "/show", "/set temp 0", "/set seed 3", "/set stop e", "/set stop off"]),
     st.sampled_from(["/set length 9", "/set repetition_penalty 1.3", "/set top_k 4", "/set temp x", "/nonsense", "/help"]),
+    st.sampled_from(["/set lines 2", "/set line_length 9", '/set line_prefix "a "', "/set acrostic ab", "/set ban e"]),
     st.sampled_from(
-        ["/set lines 2", "/set line_length 9", '/set line_prefix "a "', "/set acrostic ab", "/set lines 0", "/set ban e"]
+        ["/redo", "/branch", "/branch b", "/goto main", "/goto b", "/goto 1", "/goto 3", "/tree", "/text 2", "/alternatives 2"]
     ),
-    st.sampled_from(["/redo", "/branch", "/branch b", "/goto main", "/goto b", "/goto 1", "/goto 3", "/tree", "/alternatives 2"]),
-    st.sampled_from(["1", "2", "/heat on", "/heat off", "/heat", "/multi", '"""', '"""a', 'b"""', "/set ghost 0"]),
+    st.sampled_from(
+        [
+            "1",
+            "2",
+            "/heat on",
+            "/heat off",
+            "/heat",
+            "/multi",
+            '"""',
+            '"""a',
+            'b"""',
+            "/set ghost 0",
+            "/set finish line",
+            "/set finish word",
+        ]
+    ),
     st.sampled_from(["/set regex [a-z ,.]*", "/set regex off", "/set stop_regex [aeiou]{2}", "/set max_lines 1"]),
     st.text(max_size=8),
     st.text(alphabet=toy.ALPHABET, min_size=1, max_size=8),
@@ -485,6 +518,7 @@ def corrupted() -> list[tuple[str, Any]]:
         ("model", {"name": "x", "digest": "0" * 64}), ("settings", {"hot": 1}), ("settings", []), ("settings.temp", "hot"),
         ("settings.temp", -1), ("settings.top_k", 10**400), ("settings.stop", [1]), ("settings.stop", [""]),
         ("settings.seed", 1.5),
+        ("current", 99), ("current", None), ("current", True),
         ("branches.main", 99), ("branches.main", -1), ("branches.main", True), ("branches", []), ("branches", {}),
         ("branch", "x"), ("branches", {"main": 0, "7": 0}), ("branches", {"main": 0, "a\x1bb": 0}),
         ("branches", {"main": 0, "a" * 41: 0}),
@@ -522,7 +556,7 @@ def test_any_bytes_are_loaded_or_refused_with_words(cut: int, put: bytes, tmp_pa
     list(session.feed(f"/save {path}"))
     data = path.read_bytes()
     path.write_bytes(data[:cut] + put + data[cut + len(put) :])
-    (event,) = session.feed(f"/load {path}")
+    event, *_ = session.feed(f"/load {path}")
     assert isinstance(event, Problem | Notice)
     check_consistent(session)
 
@@ -649,6 +683,21 @@ def test_a_tree_of_many_forks_is_drawn_narrow() -> None:
     assert deepest <= 10
 
 
+def test_an_answer_that_is_long_enough_goes_on_to_the_end_of_its_word_or_line() -> None:
+    """And no further: the same text as without, and then what is missing."""
+    tale = toy.TALE.replace(" and ", "\nand ")
+    for finish, end in (("off", tale[:30]), ("word", "the harbour holds the evening "), ("line", tale[: tale.index("\n") + 1])):
+        partner = toy.partner()
+        object.__setattr__(partner, "engine", toy.Teller("\n" + tale, partner.tokenizer))
+        session = Session(partner, Settings(length=30 if finish != "word" else 25, temp=0, finish=finish))
+        assert said(session, "") == end
+    long = toy.partner()
+    object.__setattr__(long, "engine", toy.Teller("\n" + "word " * 200, long.tokenizer))
+    session = Session(long, Settings(length=33, temp=0, finish="line"))
+    assert len(told := said(session, "")) in range(233, 239)  # no line ends
+    assert told.endswith(" ")
+
+
 def test_ctrl_c_stops_the_search_for_a_pattern() -> None:
     """Though no token is certain, and so none is yielded, before it matches."""
     session = shaped([r"regex (.|\n)*zzzzzz", "length 100000"], [])
@@ -657,6 +706,49 @@ def test_ctrl_c_stops_the_search_for_a_pattern() -> None:
     threading.Timer(0.3, session.cancel).start()
     assert list(events) == []
     assert session.text == "the boat"
+
+
+def test_to_look_at_a_place_does_not_move_the_branch() -> None:
+    session = Session(toy.partner(), SHORT)
+    for line in ("one", "two", "/goto 2"):
+        list(session.feed(line))
+    assert (session.tree.current, session.tree.ends) == (2, {"main": 4})
+    list(session.feed("/goto main"))
+    assert session.tree.current == 4
+    for line in ("/undo", "three"):
+        list(session.feed(line))
+    assert session.tree.ends == {"main": 6}
+    *_, notice = (event for event in session.feed("/goto 4") if isinstance(event, Notice))
+    assert notice.text.endswith("`/goto main` goes back.")
+    *_, notice = (event for event in session.feed("/goto 2") if isinstance(event, Notice))
+    assert notice.text.endswith("`/goto 4` goes back.")
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3, 7, None])
+def test_the_last_lines_of_the_text_and_who_said_them(lines: int | None) -> None:
+    session = Session(toy.partner(end_bias=3.0), Settings(length=15, seed=3))
+    for line in ("one", "", "two", "", ""):
+        list(session.feed(line))
+    (passage,) = session.feed(f"/text {lines or ''}".strip())
+    assert isinstance(passage, Passage)
+    text = "".join(part.text for part in passage.parts)
+    whole = re.findall(r"[^\n]*\n|[^\n]+$", session.text)
+    assert text == "".join(whole if lines is None else whole[-lines:])
+    assert [part.yours for part in passage.parts][-1] is False
+
+
+def test_numbers_of_thousands_of_digits_are_problems() -> None:
+    session = shaped([], ["once"])
+    for command in ("/alternatives", "/goto", "/text", "/set length", "/set max_copy"):
+        problem(session, f"{command} {'9' * 5000}")
+
+
+def test_only_a_session_is_replaced_by_one(tmp_path: Path) -> None:
+    session, notes = shaped([], ["once"]), tmp_path / "notes.txt"
+    notes.write_text('my notes on "charrnn_session": 1\n', encoding="utf-8")
+    assert "exists already" in problem(session, f"/save {notes}").text
+    list(session.feed(f"/save {tmp_path / 'q'}"))
+    assert "exists already" in problem(session, f"/export {tmp_path / 'q'}").text
 
 
 def test_an_offer_lasts_until_something_else_is_said() -> None:

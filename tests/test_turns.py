@@ -67,7 +67,9 @@ def test_turns_as_typed() -> None:
     assert str(parsed(str(STANDARD))) == "> ,< "
 
 
-@pytest.mark.parametrize("text", ["", ",", "a", "a,", ",b", "a,a", ">>,>", "a,b,c", "a\n,b", "a\r,b", "a" * 101 + ",b"])
+@pytest.mark.parametrize(
+    "text", ["", ",", "a", "a,", ",b", "a,a", ">>,>", "\udcff,b", "a,b,c", "a\n,b", "a\r,b", "a" * 101 + ",b"]
+)
 def test_turns_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError, match="--turns") as raised:
         parsed(text)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from charrnn.decoding.turns import Turns
     from charrnn.runs.model import Model
 
-DEFAULTS = {"temp": 0.5}  # an answer that fits matters more than one that surprises
+DEFAULTS = {"finish": "word", "temp": 0.5}  # an answer that fits matters more than one that surprises
 LEAST = 0.5  # probability of the model's prefix after a line of yours, by which one knows that it has learnt turns
 
 

@@ -95,14 +95,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
 
 def error(message: str, hint: str = "") -> None:
     """Say what went wrong on stderr, and what to type next."""
-    _line(f"{_styled('error:', _RED)} {_safe(message)}")
+    _line(f"{_styled('error:', _RED)} {_wrapped(_safe(message), len('error: '))}")
     if hint:
         _line(f"{_styled('hint:', _YELLOW)} {_safe(hint)}")
 
 
 def note(message: str) -> None:
     """Say something worth knowing on stderr."""
-    _line(_styled(_safe(message), _DIM))
+    _line(_styled(_wrapped(_safe(message)), _DIM))
 
 
 def say(message: str) -> None:
@@ -114,6 +114,20 @@ def suggest(message: str) -> None:
     """Suggest the next command; only to a person at a terminal."""
     if sys.stderr.isatty():
         _line(f"{_styled('next:', _BOLD)} {_safe(message)}")
+
+
+def _wrapped(text: str, begun: int = 0) -> str:
+    """A sentence in lines that a terminal need not break in the middle of a word; `begun` columns stand before it."""
+    if not sys.stderr.isatty():
+        return text
+    import shutil
+    import textwrap
+
+    width = max(shutil.get_terminal_size().columns - 1, 20)
+    lines = textwrap.wrap(
+        text, width, initial_indent=" " * begun, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )
+    return "\n".join(lines)[begun:] if lines else text
 
 
 def _safe(text: str) -> str:

@@ -29,6 +29,7 @@ NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output"}
 OTHER_OPTIONS = {
     "length",
     "ghost",
+    "finish",
     "keys",
     "turns",
     "prompt",

@@ -7,6 +7,7 @@ Ctrl-D or an exception ends the editing.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -112,6 +113,8 @@ class Prompt:
     def read(self) -> str:
         """The next line, without its end; raises EOFError at Ctrl-D on an empty line, KeyboardInterrupt at Ctrl-C."""
         self._shown, self._choices = ("", ""), ()
+        self._session.layout.search_links.clear()  # SIGINT from outside leaves an editor that searches as it is
+        self._session.layout.focus(self._session.default_buffer)
         before = signal.signal(signal.SIGTERM, self._terminate)
         try:
             return self._session.prompt()
@@ -183,6 +186,7 @@ class Prompt:
         keys.add("escape", "f", filter=ghostly & emacs_mode)(self._take_word)
         keys.add("c-right", filter=ghostly)(self._take_word)
         keys.add("escape", "enter", filter=typing & emacs_mode)(lambda event: event.current_buffer.insert_text("\n"))
+        keys.add("c-c", filter=typing, eager=True)(_interrupt)  # with a selection it would be the beginning of other keys
         keys.add("c-g", filter=typing & ~has_selection)(self._edit)
         keys.add("tab", filter=typing & Condition(lambda: self._helper.is_text(self._session.default_buffer.text)))(self._list)
         choosing = typing & Condition(lambda: bool(self._choices))
@@ -225,6 +229,10 @@ def _enter_digit(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()
 
 
+def _interrupt(event: KeyPressEvent) -> None:
+    event.app.exit(exception=KeyboardInterrupt(), style="class:aborting")
+
+
 async def _edit(buffer: Buffer) -> None:
     """Let the person's editor change the line; as it was if there is no editor, or what it leaves is no text."""
     import click
@@ -236,7 +244,12 @@ async def _edit(buffer: Buffer) -> None:
             console.note(f"The editor did not work: {error}. Set EDITOR to another.")
             return None
 
-    text = await run_in_terminal(edited, in_executor=True)
+    loop, app = asyncio.get_running_loop(), get_app()
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is the editor's now
+    try:
+        text = await run_in_terminal(edited, in_executor=True)
+    finally:
+        loop.add_signal_handler(signal.SIGINT, app.key_processor.send_sigint)
     if text is not None:
         text = text.removesuffix("\n")
         buffer.document = Document(text, len(text))

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from charrnn.decoding.tree import Partner
     from charrnn.runs.model import Model
 
+DEFAULTS = {"finish": "line"}  # a poem should not be torn in the middle of a word
+
 
 def session_options(defaults: Mapping[str, Any]) -> list[options.Decorator[Any]]:
     """The options of a session; some settings may have `defaults` of their own."""
     return [
-        *options.settings(Settings, "Text", only=["length", "ghost"]),
+        *options.settings(Settings, "Text", only=["length", "finish", "ghost"], defaults=defaults),
         *options.settings(options.DrawConfig, "Text", only=["seed"]),
         options.keys_option(),
         *options.settings(ShapingConfig, "Shape of an answer"),
@@ -34,7 +36,7 @@ def session_options(defaults: Mapping[str, Any]) -> list[options.Decorator[Any]]
 
 
 @rich_click.command()
-@options.apply([options.run_argument(required=False), *session_options({})])
+@options.apply([options.run_argument(required=False), *session_options(DEFAULTS)])
 def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: Any) -> None:
     """Write together with a model: type a line, and it goes on from there.
 
@@ -47,7 +49,7 @@ def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: 
     charrnn repl poems --temp 0.6 --length 80
     echo "Shall I" | charrnn repl poems
     """
-    settings = session_settings(values, {})
+    settings = session_settings(values, DEFAULTS)
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
 

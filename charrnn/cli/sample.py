@@ -169,13 +169,13 @@ def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, several: bool, see
 
     assert plan.length is not None
     model = loading.load(run, checkpoints)
-    later = Settings(**asdict(plan.settings), **asdict(plan.shaping), seed=plan.seed)
+    later = Settings(**asdict(plan.settings), **asdict(plan.shaping), seed=plan.seed, finish="line")
     if several:
         later = replace(later, length=plan.length)
     if not seeded:
         console.note(f"seed {plan.seed}")
     with engines.single_thread():
-        session = Session(partner(model, plan.narrow), replace(later, length=plan.length))
+        session = Session(partner(model, plan.narrow), replace(later, length=plan.length, finish="off"))
         session.check(later)
         converse.run(session, greeting(model, "/help tells what can be typed."), first=plan.prompt, later=later)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-    from charrnn.decoding.events import Alternatives, Family, Heated, Output, Place, Typed
+    from charrnn.decoding.events import Alternatives, Family, Heated, Output, Passage, Place, Typed
 
 MODEL_STYLE = "cyan"
 NARROWEST = 20  # columns of one of several answers
@@ -56,6 +56,10 @@ class Screen:
                 self._answer(text, bits)
             case said.Recalled(typed, answer):
                 self._recall(typed, answer)
+            case said.Resumed(text):
+                self._resume(text)
+            case said.Passage():
+                self._recite(event)
             case said.Notice(text):
                 console.note(text)
             case said.Problem(text, hint):
@@ -92,6 +96,7 @@ class Screen:
     def _recall(self, typed: tuple[Heated, ...], answer: tuple[Heated, ...]) -> None:
         """What stands already, once more in colours; without them there is nothing to add to it."""
         if self._coloured is None:
+            console.note("There are no colours here: only the means are told.")
             return
         from charrnn.cli import heat
 
@@ -114,6 +119,22 @@ class Screen:
         style = MODEL_STYLE if bits is None else heat.style(bits)
         self._coloured.print(Text(console.visible(text), style), end="", soft_wrap=True)
         self._line_open = not text.endswith("\n")
+
+    def _resume(self, line: str) -> None:
+        """The line that the model goes on with, where it does not stand just above."""
+        if self._out.tty:
+            self._answer(line, None)
+
+    def _recite(self, event: Passage) -> None:
+        """The text as it stands; in a pipe, where it came out already, only if it was asked for."""
+        if not (self._out.tty or event.asked):
+            return
+        for part in event.parts:
+            if part.yours:
+                self._write(part.text)
+            else:
+                self._answer(part.text, None)
+        self._end_line()
 
     def _write(self, text: str) -> None:
         self._out.write(text)
@@ -141,7 +162,11 @@ class Screen:
         if not self._out.tty or width < NARROWEST * len(event.texts):
             for number, text in enumerate(event.texts, 1):
                 self._aside(f"{number}: {text}")
-            return
+        else:
+            self._side_by_side(event)
+        console.note(f"A digit takes one of them: 1 to {len(event.texts)}.")
+
+    def _side_by_side(self, event: Alternatives) -> None:
         from rich.table import Table
         from rich.text import Text
 
@@ -152,7 +177,6 @@ class Screen:
         grid.add_row(*(Text(console.visible(text).strip("\n"), MODEL_STYLE) for text in event.texts))
         grid.expand = True
         self._print(grid)
-        console.note(f"A digit takes one of them: 1 to {len(event.texts)}.")
 
     def _draw(self, event: Family) -> None:
         """The tree: what follows stands below, what forks off is indented."""
@@ -168,15 +192,14 @@ class Screen:
 
 def _drawn(place: Place) -> RenderableType:
     """A node, and the side branches that hang from it."""
+    from rich.console import Group
     from rich.tree import Tree
 
     if not place.sides:
         return _label(place)
     tree = Tree(_label(place), guide_style="bright_black")
-    for first, *others in place.sides:
-        hung = tree.add(_drawn(first))
-        for other in others:
-            hung.add(_drawn(other))
+    for side in place.sides:
+        tree.add(Group(*map(_drawn, side)))  # one below the other, as what follows stands
     return tree
 
 

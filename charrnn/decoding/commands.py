@@ -14,13 +14,16 @@ from charrnn.decoding import settings as all_settings
 from charrnn.decoding.events import Alternatives, Ended, Listing, Notice, Output, Problem, Recalled
 from charrnn.decoding.family import said_in
 from charrnn.decoding.files import export, load, save
-from charrnn.decoding.moving import NOTHING_YET, branch, goto, place, redo, reset, tree_, undo
+from charrnn.decoding.moving import NOTHING_YET, branch, goto, place, redo, reset, text, tree_, undo
 from charrnn.decoding.settings import did_you_mean
 
 if TYPE_CHECKING:
     from charrnn.decoding.session import Session
 
 MOST_ALTERNATIVES = 9  # as there are digits
+USUAL_ALTERNATIVES = 3
+EXCERPT = 40  # characters of a mistake
+EXAMPLES = {"FILE": "tonight.json", "NAME|NUMBER": "main"}
 
 
 @dataclass(frozen=True)
@@ -37,20 +40,31 @@ class Command:
         """How it is typed."""
         return f"/{self.name} {self.arguments}".rstrip()
 
+    @property
+    def example(self) -> str:
+        """One way to type it."""
+        return f"/{self.name} {EXAMPLES.get(self.arguments, '')}".rstrip()
+
 
 def obey(session: Session, line: str) -> Iterator[Output]:
     """Carry out the command that `line` is."""
     name, _, argument = line[1:].partition(" ")
     command, argument = _TABLE.get(name.lower()), argument.strip()
     if command is None:
-        hint = did_you_mean(name.lower(), _TABLE, "/") or "/help lists the commands; // begins a line of text with a slash."
-        yield Problem(f"There is no command /{name}.", hint)
+        yield Problem(f"There is no command /{name}.", _meant(name.lower()))
     elif argument and not command.arguments:
-        yield Problem(f"/{command.name} takes nothing after it.", f"Type {command.usage}")
+        yield Problem(f"/{command.name} takes nothing after it.", f"Type {command.usage} alone.")
     elif not argument and command.arguments and not command.arguments.startswith("["):
-        yield Problem(f"/{command.name} needs {command.arguments}.", f"Type {command.usage}")
+        yield Problem(f"/{command.name} needs {command.arguments}.", f"Type for example {command.example}")
     else:
         yield from command.run(session, argument)
+
+
+def _meant(name: str) -> str:
+    """What somebody who typed this may have meant."""
+    if name in SYNONYMS:
+        return f"Did you mean /{SYNONYMS[name]}?"
+    return did_you_mean(name, _TABLE, "/") or "/help lists the commands; // begins a line of text with a slash."
 
 
 def help_(session: Session, argument: str) -> Iterator[Output]:
@@ -85,15 +99,16 @@ def retry(session: Session, argument: str) -> Iterator[Output]:
 
 def alternatives(session: Session, argument: str) -> Iterator[Output]:
     """Several answers to the last line, each a node; the text stays what it is until one is taken."""
-    count, base = (int(argument) if argument.isdecimal() else 0) if argument else 3, _last_asked(session)
-    if not 2 <= count <= MOST_ALTERNATIVES:
-        yield Problem(f"/alternatives {argument}: expected a number from 2 to {MOST_ALTERNATIVES}.", "Type /alternatives 3")
+    base = _last_asked(session)
+    if argument and argument not in map(str, range(2, MOST_ALTERNATIVES + 1)):
+        found = argument[:EXCERPT]
+        yield Problem(f"/alternatives {found}: expected a number from 2 to {MOST_ALTERNATIVES}.", "Type /alternatives 3")
         return
     if base is None:
         yield Problem("There is nothing to answer yet.", NOTHING_YET)
         return
     tree, known = session.tree, len(session.tree.nodes)
-    for _ in range(count):
+    for _ in range(int(argument or USUAL_ALTERNATIVES)):
         for _ in session.answer(base, tree.next_attempt(base), go=False):
             pass  # shown when all have come
         if session.cancelled():
@@ -115,9 +130,8 @@ def _last_asked(session: Session) -> int | None:
 
 
 def _again(session: Session, base: int) -> Iterator[Output]:
-    """What was typed in node `base`, if it is a line of yours."""
-    if session.tree.nodes[base].kind == "you":
-        yield session.typed(base)
+    """What the answer to node `base` goes on from."""
+    yield from session.context(base)
 
 
 def heat(session: Session, argument: str) -> Iterator[Output]:
@@ -163,8 +177,9 @@ COMMANDS = (
     Command("undo", "", "Take back the last line and its answer.", undo),
     Command("redo", "", "Go on again to where /undo came from.", redo),
     Command("branch", "[NAME]", "Begin another branch here; the one before stays as it is.", branch),
-    Command("goto", "NAME|NUMBER", "Go to where a branch was left, or to a node of /tree.", goto),
+    Command("goto", "NAME|NUMBER", "Go to the end of a branch, or to a node of /tree.", goto),
     Command("tree", "", "All that was said, as a tree.", tree_),
+    Command("text", "[LINES]", "Show the text so far, or its last lines.", text),
     Command("heat", "[on|off]", "Colour each token by how much it surprises the model, in bits.", heat),
     Command("multi", "", 'Type several lines; """ ends them.', multi),
     Command("reset", "", "Begin a new text.", reset),
@@ -188,6 +203,7 @@ TALKING = (
     ("(empty line)", "Let the model go on, where it was stopped."),
     *LINES,
 )
+SYNONYMS = {"quit": "bye", "exit": "bye", "q": "bye", "clear": "reset", "new": "reset", "regenerate": "retry", "print": "text"}
 _TABLE = {command.name: command for command in COMMANDS}
 _VALUES = {"heat": ("on", "off")}
 

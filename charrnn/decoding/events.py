@@ -44,6 +44,28 @@ class Recalled:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """The line that the text is in, which the model's answer will go on with; for who shows each answer on its own."""
+
+    text: str
+
+
+class Part(NamedTuple):
+    """A piece of the text, and whether it is yours."""
+
+    yours: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """The end of the text as it stands, or all of it; `asked` if somebody wants to read it, and not only to see where one is."""
+
+    parts: tuple[Part, ...]
+    asked: bool = False
+
+
+@dataclass(frozen=True)
 class Notice:
     """A sentence about what was done or noticed."""
 
@@ -100,4 +122,4 @@ class Ended:
     """The person wants to leave."""
 
 
-Output = Typed | Text | Recalled | Notice | Problem | Listing | Alternatives | Family | Ended
+Output = Typed | Text | Recalled | Resumed | Passage | Notice | Problem | Listing | Alternatives | Family | Ended

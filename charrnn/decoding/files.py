@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 from charrnn import durable
 from charrnn.decoding import memory
 from charrnn.decoding.events import Notice, Output
-from charrnn.decoding.moving import place
+from charrnn.decoding.moving import passage, where
 from charrnn.errors import CannotCreateError
 
 if TYPE_CHECKING:
     from charrnn.decoding.session import Session
 
+MANY_LINES = 16  # of a loaded text, to see where one left it
+
 
 def save(session: Session, argument: str) -> Iterator[Output]:
     """Write the whole tree to a file; another session's file may be replaced, any other may not."""
-    path = _writable(session, argument, memory.is_session)
+    path = _writable(argument, memory.is_session)
     memory.write(path, session.partner, session.tree, session.settings, session.turns)
-    session.own_files.add(path.resolve())
+    session.exports.discard(path.resolve())
     yield Notice(f"Saved. `/load {argument}` goes on from here.")
 
 
@@ -29,20 +31,21 @@ def load(session: Session, argument: str) -> Iterator[Output]:
     """Go on from a saved session, its settings included; the present one stays as it is if that fails."""
     tree, session.settings = memory.read(_path(argument), session.partner, session.turns)
     session.replace(tree)
-    yield Notice(f"Loaded. {place(session)}")
+    yield Notice(f"Loaded. {where(session)}.")
+    yield passage(session, MANY_LINES)
 
 
 def export(session: Session, argument: str) -> Iterator[Output]:
     """Write the text, plain, to a file that does not exist yet or that this session wrote."""
-    path, text = _writable(session, argument, lambda path: False), session.text
+    path, text = _writable(argument, lambda path: path.resolve() in session.exports), session.text
     durable.replace(path, (text if text.endswith("\n") else text + "\n").encode("utf-8"))
-    session.own_files.add(path.resolve())
+    session.exports.add(path.resolve())
     yield Notice(f"Written to {argument}.")
 
 
-def _writable(session: Session, argument: str, may_replace: Callable[[Path], bool]) -> Path:
+def _writable(argument: str, may_replace: Callable[[Path], bool]) -> Path:
     path = _path(argument)
-    if os.path.exists(path) and path.resolve() not in session.own_files and not may_replace(path):
+    if os.path.exists(path) and not may_replace(path):
         raise CannotCreateError(f"{argument!r} exists already, and this session did not write it.", "Give another name.")
     return path
 

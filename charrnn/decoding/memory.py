@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from charrnn import durable
 from charrnn.decoding import settings as all_settings
 from charrnn.decoding.settings import Settings
 from charrnn.decoding.tree import MAIN, Node, Partner, Tree, is_branch_name, text_of
-from charrnn.decoding.turns import Turns
+from charrnn.decoding.turns import STANDARD, Turns
 from charrnn.errors import CharrnnError, DataError, UsageError
 from charrnn.text.tokenizers import Tokenizer
 
@@ -35,6 +36,7 @@ def write(path: Path, partner: Partner, tree: Tree, settings: Settings, turns: T
         "model": {"name": partner.name, "digest": partner.digest},
         "settings": asdict(settings),
         "turns": None if turns is None else [turns.you, turns.model],
+        "current": tree.current,
         "branch": tree.branch,
         "branches": tree.ends,
         "onward": tree.onward,
@@ -48,12 +50,12 @@ def write(path: Path, partner: Partner, tree: Tree, settings: Settings, turns: T
 
 
 def is_session(path: Path) -> bool:
-    """Whether the file at `path` says that it is a session."""
+    """Whether the file at `path` begins as a session does."""
     if not os.path.isfile(path):  # reading a pipe would wait for ever
         return False
     try:
         with open(path, "rb") as file:
-            return FORMAT.encode("ascii") in file.read(100)
+            return re.match(rb'\{\s*"' + FORMAT.encode("ascii") + rb'":\s*\d', file.read(100)) is not None
     except OSError:
         return False
 
@@ -61,8 +63,8 @@ def is_session(path: Path) -> bool:
 def read(path: Path, partner: Partner, turns: Turns | None) -> tuple[Tree, Settings]:
     """The tree and settings of a file that `partner` wrote, with such `turns`; raises DataError on any other file."""
     document = _document(path)
-    _check_model(document.get("model"), partner, path, "repl" if turns is None else "chat")
-    _check_turns(document.get("turns"), turns, path)
+    _check_model(document, partner, path)
+    _check_turns(document.get("turns"), turns, partner, path)
     try:
         settings = all_settings.from_mapping(document.get("settings"))
         tree = _nodes(document.get("nodes"), partner)
@@ -117,34 +119,35 @@ def _texts(value: Any) -> Iterator[str]:
             waiting += one
 
 
-def _check_model(model: Any, partner: Partner, path: Path, command: str) -> None:
+def _check_model(document: Mapping[str, Any], partner: Partner, path: Path) -> None:
+    model = document.get("model")
     if not isinstance(model, Mapping) or not all(isinstance(model.get(key), str) for key in ("name", "digest")):
         raise _damaged(path, "it does not say which model wrote it")
     if model["digest"] != partner.digest:
         name, digest = model["name"][:100], model["digest"][:12]
         raise DataError(
             f"{str(path)!r} was written with the model {name} ({digest}); this is {partner.name} ({partner.digest[:12]}).",
-            f"Leave with /bye and start `charrnn {command} {shlex.quote(name)}`.",
+            _start(name, document.get("turns")),
         )
 
 
-def _check_turns(found: Any, turns: Turns | None, path: Path) -> None:
+def _check_turns(found: Any, turns: Turns | None, partner: Partner, path: Path) -> None:
     """A conversation goes on as a conversation, with the same beginnings of lines."""
-    expected = None if turns is None else [turns.you, turns.model]
-    if found == expected:
+    if found == (None if turns is None else [turns.you, turns.model]):
         return
-    if found is None:
-        raise DataError(
-            f"{str(path)!r} was saved by `charrnn repl`; this is a chat.", "Leave with /bye and start `charrnn repl`."
-        )
-    if not isinstance(found, list) or len(found) != 2 or not all(isinstance(one, str) for one in found):
+    if found is not None and not (isinstance(found, list) and len(found) == 2 and all(isinstance(one, str) for one in found)):
         raise _damaged(path, "it does not say whose turns are whose")
-    named = ",".join(found)[:200]
-    quoted = shlex.quote(named)
-    raise DataError(
-        f"{str(path)!r} is a chat with the turns {named!r}.",
-        f"Leave with /bye and start `charrnn chat --turns {quoted}`.",
-    )
+    kind = "was saved by `charrnn repl`" if found is None else f"is a chat with the turns {','.join(found)[:200]!r}"
+    this = "the repl" if turns is None else f"a chat with {str(turns)!r}"
+    raise DataError(f"{str(path)!r} {kind}; this is {this}.", _start(partner.name, found))
+
+
+def _start(name: str, turns: Any) -> str:
+    """What to type to go on with a session of the model `name`."""
+    command = f"charrnn {'repl' if turns is None else 'chat'} {shlex.quote(name)}"
+    if isinstance(turns, list) and turns != [STANDARD.you, STANDARD.model]:
+        command += f" --turns {shlex.quote(','.join(map(str, turns))[:200])}"
+    return f"Leave with /bye and start `{command}`."
 
 
 def _nodes(rows: Any, partner: Partner) -> Tree:
@@ -160,10 +163,10 @@ def _restore_places(tree: Tree, document: Mapping[str, Any]) -> None:
     """Where the branches end and which way one went from each node; raises DataError if that cannot be."""
     if document[FORMAT] == 1:
         document = {**document, "branch": MAIN, "branches": {MAIN: document.get("current")}, "onward": tree.onward}
-    ends, branch, onward = document.get("branches"), document.get("branch"), document.get("onward")
+    ends, branch, onward, current = (document.get(name) for name in ("branches", "branch", "onward", "current"))
     if not isinstance(ends, dict) or not all(map(is_branch_name, ends)):
         raise DataError("its branches are not those of a session")
-    if not all(_whole(end) and end < len(tree.nodes) for end in ends.values()):
+    if not all(_whole(place) and place < len(tree.nodes) for place in (current, *ends.values())):
         raise DataError("its place in the text does not exist")
     if not isinstance(branch, str) or branch not in ends:
         raise DataError("the branch that it was on does not exist")
@@ -172,7 +175,8 @@ def _restore_places(tree: Tree, document: Mapping[str, Any]) -> None:
     for index, after in enumerate(onward):
         if not _whole(after) or (after and after not in tree.children[index]):
             raise DataError("it does not say which way on was taken last")
-    tree.ends, tree.branch, tree.onward = dict(ends), branch, list(onward)
+    assert isinstance(current, int)
+    tree.ends, tree.branch, tree.onward, tree.current = dict(ends), branch, list(onward), current
 
 
 def _node(row: Any, number: int, tokenizer: Tokenizer) -> Node:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from charrnn.decoding.events import Notice, Output, Problem
-from charrnn.decoding.family import family
+from charrnn.decoding.events import Notice, Output, Part, Passage, Problem
+from charrnn.decoding.family import family, said_in
 from charrnn.decoding.settings import did_you_mean
 from charrnn.decoding.tree import LONGEST_NAME, is_branch_name
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from charrnn.decoding.session import Session
     from charrnn.decoding.tree import Tree
 
+FEW_LINES = 4  # of the text, shown where one comes to another place
 EXCERPT = 40  # characters of the text's end that are shown to say where one is
 NOTHING_YET = "Type a line, or an empty one to let the model begin."
 
@@ -28,7 +30,8 @@ def undo(session: Session, argument: str) -> Iterator[Output]:
         _up(session)
     if tree.nodes[tree.current].kind == "you":
         _up(session)
-    yield Notice(f"Taken back. {place(session)}")
+    yield Notice(f"Taken back. {where(session)}.")
+    yield passage(session, FEW_LINES)
 
 
 def _up(session: Session) -> None:
@@ -46,7 +49,8 @@ def redo(session: Session, argument: str) -> Iterator[Output]:
         return
     yours = tree.nodes[after].kind == "you"
     tree.go(tree.onward[after] if yours and tree.onward[after] else after)
-    yield Notice(f"Done again. {place(session)}")
+    yield Notice(f"Done again. {where(session)}.")
+    yield passage(session, FEW_LINES)
 
 
 def branch(session: Session, argument: str) -> Iterator[Output]:
@@ -72,22 +76,22 @@ def _free_name(tree: Tree) -> str:
 
 
 def goto(session: Session, argument: str) -> Iterator[Output]:
-    """Go to where a branch was left, or to a node by its number in /tree."""
-    tree, before = session.tree, (session.tree.branch, session.tree.current)
+    """Go to the end of a branch, or to a node by its number in /tree."""
+    tree = session.tree
+    way_back = tree.branch if tree.current == tree.ends[tree.branch] else str(tree.current)
     if argument in tree.ends:
         tree.branch = argument
-        way_back = before[0]
+        tree.go(tree.ends[argument])
     elif argument.isdecimal() and len(argument) < 10 and int(argument) < len(tree.nodes):
-        ends_there = [name for name, end in tree.ends.items() if end == int(argument)]
-        tree.branch = ends_there[0] if ends_there and tree.branch not in ends_there else tree.branch
         tree.go(int(argument))
-        way_back = before[0] if tree.branch != before[0] else str(before[1])
+        ends_here = [name for name, end in tree.ends.items() if end == tree.current]
+        tree.branch = ends_here[0] if ends_here and tree.branch not in ends_here else tree.branch
     else:
-        yield Problem(
-            f"There is no branch and no node {argument!r}.", did_you_mean(argument, tree.ends) or "/tree shows what there is."
-        )
+        hint = did_you_mean(argument, tree.ends) or "/tree shows what there is."
+        yield Problem(f"There is no branch and no node {argument[:EXCERPT]!r}.", hint)
         return
-    yield Notice(f"{place(session)}. `/goto {way_back}` goes back.")
+    yield Notice(f"{where(session)}. `/goto {way_back}` goes back.")
+    yield passage(session, FEW_LINES)
 
 
 def tree_(session: Session, argument: str) -> Iterator[Output]:
@@ -101,12 +105,55 @@ def reset(session: Session, argument: str) -> Iterator[Output]:
     yield Notice("A new text begins." if session.turns is None else "A new conversation begins.")
 
 
-def place(session: Session) -> str:
-    """Where in the tree, and what stands before the cursor there."""
+def text(session: Session, argument: str) -> Iterator[Output]:
+    """The text so far, or its last lines."""
+    if argument and not (argument.isdecimal() and len(argument) < 10 and int(argument)):
+        yield Problem(f"/text {argument[:EXCERPT]}: expected a number of lines.", "Type /text, or /text 20")
+    elif not session.tree.measure().characters:
+        yield Notice("The text is empty.")
+    else:
+        yield replace(passage(session, int(argument) if argument else None), asked=True)
+
+
+def passage(session: Session, lines: int | None) -> Passage:
+    """The end of the text, so many lines of it (all if None), with who said what."""
+    tree, parts, found = session.tree, list[Part](), 0
+    node = tree.current
+    while node > 0 and (lines is None or found <= lines):
+        yours, said = tree.nodes[node].kind == "you", tree.nodes[node].text
+        if session.turns is not None:
+            said = "> " * yours + said_in(tree, node, session.turns) + "\n"
+        parts.append(Part(yours, said))
+        found += said.count("\n")
+        node = tree.nodes[node].parent
+    parts.reverse()
+    return Passage(tuple(parts) if lines is None else _last_lines(parts, lines))
+
+
+def _last_lines(parts: list[Part], lines: int) -> tuple[Part, ...]:
+    """The end of `parts`, so many lines; a line end that ends the text does not begin another."""
+    text = "".join(part.text for part in parts)
+    cut = len(text.removesuffix("\n"))
+    for _ in range(lines):
+        cut = text.rfind("\n", 0, cut) if cut >= 0 else -1
+    kept, cut = list[Part](), cut + 1
+    for part in parts:
+        kept.append(Part(part.yours, part.text[cut:]))
+        cut = max(cut - len(part.text), 0)
+    return tuple(part for part in kept if part.text)
+
+
+def where(session: Session) -> str:
+    """Where in the tree one is, and how long the text is there."""
     tree = session.tree
     measure = tree.measure()
-    where = f"Branch {tree.branch}, node {tree.current}: the" if len(tree.ends) > 1 else "The"
+    here = f"Branch {tree.branch}, node {tree.current}" if len(tree.ends) > 1 else f"Node {tree.current}"
     if not measure.characters:
-        return f"{where} text is empty."
-    end = tree.tail(EXCERPT).replace("\n", "\u23ce")
-    return f"{where} text has {measure.characters:,} characters (turns of yours: {measure.turns:,}) and ends: {end}"
+        return f"{here}: the text is empty"
+    return f"{here}: {measure.characters:,} characters, {measure.turns:,} line{'s' * (measure.turns != 1)} of yours"
+
+
+def place(session: Session) -> str:
+    """Where in the tree one is, and what stands before the cursor there."""
+    tail = session.tree.tail(EXCERPT)
+    return where(session) + (f", ending: {tail}".replace("\n", "\u23ce") if tail else "")

@@ -24,7 +24,7 @@ from charrnn.decoding import commands, draft, generate, healing
 from charrnn.decoding import settings as all_settings
 from charrnn.decoding.course import RECENT, REMEMBERED, Copies, Drawing
 from charrnn.decoding.draft import Choice, Draft
-from charrnn.decoding.events import Heated, Notice, Output, Problem, Text, Typed
+from charrnn.decoding.events import Heated, Notice, Output, Problem, Resumed, Text, Typed
 from charrnn.decoding.family import said_in
 from charrnn.decoding.generate import Prefix, Token
 from charrnn.decoding.heat import Heat
@@ -36,6 +36,7 @@ from charrnn.text.tokenizers import EOS, well_formed
 
 NAMED_CHARACTERS = 8
 MOST_TOKENS = 4  # for a character, of a byte model
+LINE_BEYOND = 200  # tokens that an answer may be longer than asked for, to come to the end of its line
 LAST_TOKENS = 16  # whose states are at hand when an answer ends: more than a convention or a stop is long
 BLOCK = '"""'  # begins and ends a text of several lines
 
@@ -53,6 +54,7 @@ class _Answer:
     document_ended: bool = False
     stopped: bool = False
     bits: float = 0.0
+    letter: str = ""  # the last one that was shown
 
     def take(self, token: Token) -> str:
         """What is to be shown when `token` has come."""
@@ -62,10 +64,11 @@ class _Answer:
         if self.reply is not None:
             shown = self.reply.push(token.text)
             self.stopped |= self.reply.ended or token.id == EOS
-            return shown
-        if token.text:
-            self.pieces.append(token.text)
-        return token.text
+        else:
+            shown = token.text
+            self.pieces.append(shown)
+        self.letter = shown[-1:] or self.letter
+        return shown
 
     @property
     def text(self) -> str:
@@ -83,7 +86,7 @@ class Session:
         self.block: list[str] | None = None  # the lines of an unfinished block
         self.drawn = 0  # tokens, in all
         self.keys: tuple[tuple[str, str], ...] = ()  # what /help tells of them, as far as there are any
-        self.own_files: set[Path] = set()  # what this session wrote, and may write again
+        self.exports: set[Path] = set()  # texts that this session wrote, and may write again
         self._cancelled = False
         self.replace(Tree(partner))
         self._watched: Copies | None = None
@@ -159,6 +162,7 @@ class Session:
             if self.turns is not None and self.tree.nodes[self.tree.current].kind == "root":
                 yield Notice("Say something; /help tells what else can be typed.")
                 return
+            yield from self.context(self.tree.current)
             yield from self.answer(self.tree.current, 0)
             return
         tokenizer, before = self.partner.tokenizer, self.tree.current
@@ -187,6 +191,13 @@ class Session:
     def typed(self, node: int) -> Typed:
         """What you said in `node`, with its surprise if that is wanted."""
         return Typed(said_in(self.tree, node, self.turns), self.heat.pieces(node) if self.heating else ())
+
+    def context(self, base: int) -> Iterator[Output]:
+        """What an answer to node `base` goes on from: your line, or the model's own that has not ended."""
+        if self.tree.nodes[base].kind == "you":
+            yield self.typed(base)
+        elif line := self.tree.open_line(base):
+            yield Resumed(line if self.turns is None else line.removeprefix(self.turns.model))
 
     def last_said(self) -> tuple[tuple[Heated, ...], tuple[Heated, ...]]:
         """Your last line and its answer, in pieces with their surprise; either may be missing."""
@@ -237,7 +248,14 @@ class Session:
 
     def _enough(self, answer: _Answer) -> bool:
         """Whether an answer is as long as it may be, or has come to the end of a document (which is its last line end)."""
-        return len(answer.ids) >= self.settings.length or answer.document_ended
+        beyond = len(answer.ids) - self.settings.length
+        if beyond < 0 or answer.document_ended:
+            return answer.document_ended
+        letter, finish = answer.letter, self.settings.finish
+        in_word = letter.isalnum() or letter in "'\u2019-"
+        if finish == "line" and beyond < LINE_BEYOND:
+            return letter == "\n"
+        return finish == "off" or not in_word or beyond >= 2 * LINE_BEYOND
 
     def _stream(self, prefix: Prefix, base: int, attempt: int) -> Iterator[Token]:
         """Tokens without end: who listens counts them, so that the last is never half a character or half a stop.
@@ -287,10 +305,8 @@ class Session:
 
     def _take(self, node: int) -> Iterator[Output]:
         """Go on from one of the alternatives."""
-        self.tree.go(node)
-        base = self.tree.nodes[node].parent
-        if self.tree.nodes[base].kind == "you":
-            yield self.typed(base)
+        self.tree.grow(node)
+        yield from self.context(self.tree.nodes[node].parent)
         if not self.heating:
             yield Text(said_in(self.tree, node, self.turns))
             return

@@ -26,6 +26,11 @@ class Settings(ShapingConfig, SamplingConfig):
     """Everything /set can change: how a token is chosen, what an answer looks like, and how long it is."""
 
     length: int = setting(200, "Tokens of one answer.", low=1, high=100_000)
+    finish: str = setting(
+        "off",
+        "After length tokens, go on to the end of the word or of the line.",
+        choices=["off", "word", "line"],
+    )
     ghost: int = setting(40, "Characters of the continuation that is shown while you type (0: none).", low=0, high=1000)
     seed: int = setting(1, "The same lines and seed give the same text.", low=0, high=2**63 - 1)
 
@@ -40,6 +45,9 @@ def changed(settings: Settings, name: str, value: str) -> Settings:
     if isinstance(item.default, tuple):
         several: dict[str, Any] = {item.name: _several(item.name, value)}
         return replace(settings, **several)
+    if item.metadata["choices"]:
+        chosen: dict[str, Any] = {item.name: check_value(item, value)}
+        return replace(settings, **chosen)
     if isinstance(item.default, str):
         text: dict[str, Any] = {item.name: _text(item.name, value)}
         return replace(settings, **text)

@@ -2,9 +2,9 @@
 
 A transformer pays for every branch with a cache as long as the text; a recurrent net with a few KB, so each node may
 keep its own, and going back, asking again and branching cost nothing. Knows engines and token ids; knows nothing of
-commands, settings, files or terminals. Nodes are only ever added: taking back moves a branch's end, it deletes nothing.
+commands, settings, files or terminals. Nodes are only ever added: taking back moves `current`, it deletes nothing.
 
-A branch is a name for the place where one left it. One of them is being written on, and its end moves along.
+A branch is a name for the end of what was written on it last; to look at another place does not move it.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ class Tree:
     def __init__(self, partner: Partner) -> None:
         self.nodes = [Node(-1, "root", (), "")]
         self.children: list[list[int]] = [[]]
-        self.ends = {MAIN: 0}  # of each branch, the node where one left it
-        self.branch = MAIN
+        self.current = 0  # the node that the text ends in
+        self.branch = MAIN  # the branch that is written on
+        self.ends = {MAIN: 0}  # of each branch, the last node written
         self.onward = [0]  # of each node, the child one was last at; 0 if at none
         self._measures = [Measure()]
         self._partner = partner
@@ -88,20 +89,20 @@ class Tree:
         self._stable: dict[int, Prefix] = {}  # of some of these, what is before the end of your line that may change (healing.py)
         self._begun: tuple[int, int, Prefix | None] = (-1, 0, None)  # a node that is being read, how far, the state there
 
-    @property
-    def current(self) -> int:
-        """The node that the text ends in."""
-        return self.ends[self.branch]
-
     def go(self, index: int) -> None:
         """Let the text end in node `index`; /redo then finds the way on that led here."""
         assert 0 <= index < len(self.nodes)
-        self.ends[self.branch] = index
+        self.current = index
         if index:
             self.onward[self.nodes[index].parent] = index
 
+    def grow(self, index: int) -> None:
+        """Go to node `index`, which is from now on the end of the branch."""
+        self.go(index)
+        self.ends[self.branch] = index
+
     def add(self, node: Node, after: Prefix | None = None, *, go: bool = True) -> int:
-        """Add a node, go there if asked to, return its index; `after` is the state after it, if that is known already."""
+        """Add a node, let the branch grow by it if asked to, return its index; `after` is the state after it, if known."""
         assert 0 <= node.parent < len(self.nodes)
         index, above = len(self.nodes), self._measures[node.parent]
         self.nodes.append(node)
@@ -112,7 +113,7 @@ class Tree:
         if after is not None:
             self.know(index, after)
         if go:
-            self.go(index)
+            self.grow(index)
         return index
 
     def measure(self, index: int | None = None) -> Measure:

@@ -50,6 +50,8 @@ def parsed(text: str) -> Turns:
         raise UsageError(f"--turns is {text[:LONGEST]!r}; expected two beginnings of lines with one comma between them.", hint)
     if not you or not model or you.startswith(model):  # a line of yours would look like one more of the model's
         raise UsageError(f"--turns is {text[:LONGEST]!r}; expected two beginnings of lines that can be told apart.", hint)
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UsageError("--turns is not valid UTF-8.", hint)
     if "\n" in text or "\r" in text or max(len(you), len(model)) > LONGEST:
         raise UsageError(f"--turns holds a line end, or more than {LONGEST} characters.", hint)
     return Turns(you, model)
