@@ -47,7 +47,7 @@ WRITING = (
 )
 TALKING = ("hello\r", "what is your name\r", "do you like rain?\r", "whats your favourite colour\r", "who is Button\r", "good ni")
 SCENES = (
-    Scene("session", 47, "charrnn repl poems --seed 12 --length 90 --temp 0.6", WRITING),
+    Scene("session", 49, "charrnn repl poems --seed 12 --length 90 --temp 0.6", WRITING),
     Scene("chat", 15, "charrnn chat dialogues --seed 3", TALKING),
 )
 

@@ -24,6 +24,8 @@ def text_or_file(value: str) -> str:
     """The text of TEXT|FILE|-: a file if there is one of that name, else the words themselves."""
     if value == "-" or _is_file(value):
         return _file(value)
+    if "." in value.strip(".") and not any(map(str.isspace, value)):
+        console.note(f"there is no file {value[:100]!r}: these are the words themselves")
     return _literal(value, "the text")
 
 

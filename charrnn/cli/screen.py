@@ -106,7 +106,8 @@ class Screen:
         if typed and self._apart:
             self._end_line()
         self._coloured.print(heat.coloured(answer), end="", soft_wrap=True)
-        self._line_open = bool(typed or answer)
+        said = "".join(piece.text for piece in (*typed, *answer))
+        self._line_open = bool(said) and not said.endswith("\n")
 
     def _answer(self, text: str, bits: float | None) -> None:
         if self._coloured is None:
