@@ -105,7 +105,9 @@ def test_a_damaged_run_is_listed_with_its_problem_and_never_chosen(tmp_path: Pat
     assert registry.resolve(None, tmp_path) == tmp_path / "good"
 
 
-def test_nothing_there_is_said_with_what_there_is(tmp_path: Path) -> None:
+def test_nothing_there_is_said_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # so that ../x is nothing
     with pytest.raises(CheckpointError, match="no run") as missing:
         registry.resolve(None, tmp_path)
     assert "charrnn train" in missing.value.hint
