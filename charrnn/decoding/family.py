@@ -16,6 +16,7 @@ from charrnn.decoding.turns import Turns
 
 EXCERPT = 60  # characters of a node
 HEAD, FOOT = 3, 5  # nodes of a long row that are shown
+LEAST_GAP = 3  # nodes worth a line that says that they are left out
 
 
 def family(tree: Tree, turns: Turns | None) -> Family:
@@ -66,6 +67,8 @@ class _Drawing:
 
 def _shortened(places: list[Place]) -> tuple[Place, ...]:
     """`places` without those in the middle, if there are many; the place before a gap says how many are left out."""
+    if len(places) <= HEAD + FOOT + LEAST_GAP:
+        return tuple(places)
     kept: list[Place] = []
     for number, place in enumerate(places):
         near_an_end = number < HEAD or number >= len(places) - FOOT
