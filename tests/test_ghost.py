@@ -397,8 +397,12 @@ def test_up_finds_lines_that_begin_so(terminal: Opened) -> None:
 
 def test_without_colour_no_ghost_and_no_escape_that_colours(terminal: Opened) -> None:
     one = terminal(NO_COLOR="1")
-    for line in ("the boat", "/heat on", "/tree", "/alternatives 3"):
+    for line in ("the boat", "/heat on", "/tree", "/retry", "/alternatives 3"):
         one.enter(line)
+    answers = [line for line in one.lines() if line.startswith("the boat")]
+    one.enter("/retry")
+    one.shows("the boat" + session("the boat", "/retry", "/alternatives 3", "/retry").tree.nodes[-1].text)
+    assert answers  # /alternatives says what they go on from, too
     one.prompted()
     one.types("the b")
     one.child.send(TAB)

@@ -487,10 +487,9 @@ def test_shapes_are_saved_and_a_shape_out_of_a_file_that_cannot_be_is_a_problem(
     document = json.loads(path.read_text(encoding="utf-8"))
     document["settings"] |= {"regex": "(", "bias": ["zz"]}
     path.write_text(json.dumps(document), encoding="utf-8")
-    list(other.feed(f"/load {path}"))
-    before = other.text
-    assert isinstance(list(other.feed(""))[-1], Problem)
-    assert other.text == before
+    before = (other.tree, other.settings)
+    problem(other, f"/load {path}")
+    assert (other.tree, other.settings) == before
 
 
 @pytest.mark.parametrize(
@@ -718,10 +717,13 @@ def test_to_look_at_a_place_does_not_move_the_branch() -> None:
     for line in ("/undo", "three"):
         list(session.feed(line))
     assert session.tree.ends == {"main": 6}
-    *_, notice = (event for event in session.feed("/goto 4") if isinstance(event, Notice))
-    assert notice.text.endswith("`/goto main` goes back.")
-    *_, notice = (event for event in session.feed("/goto 2") if isinstance(event, Notice))
+    list(session.feed("/branch b"))
+    for place in ("4", "2"):  # the end of no branch, and of main's past
+        *_, notice = (event for event in session.feed(f"/goto {place}") if isinstance(event, Notice))
     assert notice.text.endswith("`/goto 4` goes back.")
+    assert (session.tree.branch, session.tree.ends) == ("b", {"main": 6, "b": 6})
+    list(session.feed("four"))
+    assert session.tree.ends == {"main": 6, "b": 8}
 
 
 @pytest.mark.parametrize("lines", [1, 2, 3, 7, None])
@@ -749,6 +751,16 @@ def test_only_a_session_is_replaced_by_one(tmp_path: Path) -> None:
     assert "exists already" in problem(session, f"/save {notes}").text
     list(session.feed(f"/save {tmp_path / 'q'}"))
     assert "exists already" in problem(session, f"/export {tmp_path / 'q'}").text
+
+
+def test_a_turn_of_several_nodes_is_shown_as_it_stands_in_the_text() -> None:
+    session = Session(toy.partner("talk"), Settings(length=4, seed=3), STANDARD)
+    for line in ("hello", "", '"""one', 'two"""', ""):
+        list(session.feed(line))
+    (passage,) = session.feed("/text")
+    assert isinstance(passage, Passage)
+    assert "".join(part.text for part in passage.parts) == session.text
+    assert passage.parts[0] == (True, "> hello\n< ")
 
 
 def test_an_offer_lasts_until_something_else_is_said() -> None:

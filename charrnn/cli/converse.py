@@ -79,6 +79,7 @@ def _converse(session: Session, greeting: str, vi: bool, begin: Begin) -> None:
                     line = prompt.read()
                     if fancy and not helper.is_text(line):
                         screen.typed(line + "\n")
+                    screen.repeat_lines = fancy or not (line and helper.is_text(line))  # what was typed may stand there still
                     going_on = _shown(screen, helper, session.feed(line))
                 except KeyboardInterrupt:
                     _interrupted(session, prompt)

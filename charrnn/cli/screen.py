@@ -29,7 +29,7 @@ class Screen:
     """
 
     def __init__(self, out: console.Output, *, in_colour: bool, repeat_lines: bool, apart: bool = False) -> None:
-        self._out, self._repeat_lines, self._apart = out, repeat_lines, apart
+        self._out, self.repeat_lines, self._apart = out, repeat_lines, apart
         self._coloured = console.rich_console(sys.stdout) if in_colour else None
         self._line_open = False
 
@@ -73,7 +73,7 @@ class Screen:
 
     def typed(self, text: str) -> None:
         """Write a line of yours, if nobody else has, so that what follows goes on from it."""
-        if self._repeat_lines:
+        if self.repeat_lines:
             self._write(("> " if self._coloured else "") + text)
 
     def _typed(self, event: Typed) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_ALTERNATIVES = 9  # as there are digits
 USUAL_ALTERNATIVES = 3
 EXCERPT = 40  # characters of a mistake
-EXAMPLES = {"FILE": "tonight.json", "NAME|NUMBER": "main"}
+EXAMPLES = {"save": "tonight.json", "load": "tonight.json", "export": "poem.txt", "goto": "main"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Command:
     @property
     def example(self) -> str:
         """One way to type it."""
-        return f"/{self.name} {EXAMPLES.get(self.arguments, '')}".rstrip()
+        return f"/{self.name} {EXAMPLES.get(self.name, '')}".rstrip()
 
 
 def obey(session: Session, line: str) -> Iterator[Output]:

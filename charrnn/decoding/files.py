@@ -29,7 +29,9 @@ def save(session: Session, argument: str) -> Iterator[Output]:
 
 def load(session: Session, argument: str) -> Iterator[Output]:
     """Go on from a saved session, its settings included; the present one stays as it is if that fails."""
-    tree, session.settings = memory.read(_path(argument), session.partner, session.turns)
+    tree, settings = memory.read(_path(argument), session.partner, session.turns)
+    session.check(settings)
+    session.settings = settings
     session.replace(tree)
     yield Notice(f"Loaded. {where(session)}.")
     yield passage(session, MANY_LINES)

@@ -19,7 +19,7 @@ from charrnn import durable
 from charrnn.decoding import settings as all_settings
 from charrnn.decoding.settings import Settings
 from charrnn.decoding.tree import MAIN, Node, Partner, Tree, is_branch_name, text_of
-from charrnn.decoding.turns import STANDARD, Turns
+from charrnn.decoding.turns import Turns
 from charrnn.errors import CharrnnError, DataError, UsageError
 from charrnn.text.tokenizers import Tokenizer
 
@@ -145,7 +145,7 @@ def _check_turns(found: Any, turns: Turns | None, partner: Partner, path: Path) 
 def _start(name: str, turns: Any) -> str:
     """What to type to go on with a session of the model `name`."""
     command = f"charrnn {'repl' if turns is None else 'chat'} {shlex.quote(name)}"
-    if isinstance(turns, list) and turns != [STANDARD.you, STANDARD.model]:
+    if isinstance(turns, list):  # also the usual ones: a model that has not learnt them is talked with only if they are named
         command += f" --turns {shlex.quote(','.join(map(str, turns))[:200])}"
     return f"Leave with /bye and start `{command}`."
 

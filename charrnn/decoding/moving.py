@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from charrnn.decoding.events import Notice, Output, Part, Passage, Problem
-from charrnn.decoding.family import family, said_in
+from charrnn.decoding.family import family
 from charrnn.decoding.settings import did_you_mean
 from charrnn.decoding.tree import LONGEST_NAME, is_branch_name
 
@@ -76,7 +76,7 @@ def _free_name(tree: Tree) -> str:
 
 
 def goto(session: Session, argument: str) -> Iterator[Output]:
-    """Go to the end of a branch, or to a node by its number in /tree."""
+    """Go to the end of a branch, or to a node by its number in /tree; then the branch is what it was."""
     tree = session.tree
     way_back = tree.branch if tree.current == tree.ends[tree.branch] else str(tree.current)
     if argument in tree.ends:
@@ -84,8 +84,6 @@ def goto(session: Session, argument: str) -> Iterator[Output]:
         tree.go(tree.ends[argument])
     elif argument.isdecimal() and len(argument) < 10 and int(argument) < len(tree.nodes):
         tree.go(int(argument))
-        ends_here = [name for name, end in tree.ends.items() if end == tree.current]
-        tree.branch = ends_here[0] if ends_here and tree.branch not in ends_here else tree.branch
     else:
         hint = did_you_mean(argument, tree.ends) or "/tree shows what there is."
         yield Problem(f"There is no branch and no node {argument[:EXCERPT]!r}.", hint)
@@ -120,12 +118,10 @@ def passage(session: Session, lines: int | None) -> Passage:
     tree, parts, found = session.tree, list[Part](), 0
     node = tree.current
     while node > 0 and (lines is None or found <= lines):
-        yours, said = tree.nodes[node].kind == "you", tree.nodes[node].text
-        if session.turns is not None:
-            said = "> " * yours + said_in(tree, node, session.turns) + "\n"
-        parts.append(Part(yours, said))
-        found += said.count("\n")
-        node = tree.nodes[node].parent
+        said = tree.nodes[node]
+        parts.append(Part(said.kind == "you", said.text))
+        found += said.text.count("\n")
+        node = said.parent
     parts.reverse()
     return Passage(tuple(parts) if lines is None else _last_lines(parts, lines))
 

@@ -244,7 +244,7 @@ class Session:
     def _why_empty(self) -> str:
         if self.turns is not None:
             return "The answer is empty: the model leaves the word to you. Say something, or /retry."
-        return "The answer is empty: a stop or the pattern ends it at once. Type a line, /retry, or change the settings."
+        return "The answer is empty: a stop, a number of lines or the pattern ends it. Type a line, /retry, or change a setting."
 
     def _enough(self, answer: _Answer) -> bool:
         """Whether an answer is as long as it may be, or has come to the end of a document (which is its last line end)."""

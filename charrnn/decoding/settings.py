@@ -73,6 +73,8 @@ def shown(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if isinstance(value, tuple):
         return " ".join(json.dumps(text, ensure_ascii=False) for text in value) or NO_STOP
+    if _FIELDS[name].metadata["choices"]:
+        return str(value)
     if isinstance(value, str):
         quoted = name not in PATTERNS and (value != value.strip() or value.startswith('"') or value == NO_STOP)
         return json.dumps(value, ensure_ascii=False) if quoted else value.replace("\n", "\\n") or NO_STOP
@@ -107,6 +109,7 @@ def from_mapping(values: Any) -> Settings:
 
 def as_typed(text: str) -> str:
     """A message about options, of the command line, as one about settings: --line-length is line_length here."""
+    text = text.replace("--prompt", "the line")
     return re.sub("--([a-z-]+)", lambda option: name if (name := option[1].replace("-", "_")) in _FIELDS else option[0], text)
 
 
