@@ -15,13 +15,12 @@ With `turns` it is a conversation: your line and the model's reply are lines of 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from charrnn.decoding import commands, draft, generate, healing
 from charrnn.decoding import settings as all_settings
+from charrnn.decoding.answer import Answer
 from charrnn.decoding.course import RECENT, REMEMBERED, Copies, Drawing
 from charrnn.decoding.draft import Choice, Draft
 from charrnn.decoding.events import Heated, Notice, Output, Problem, Resumed, Text, Typed
@@ -32,48 +31,11 @@ from charrnn.decoding.settings import Settings
 from charrnn.decoding.tree import Node, Partner, Tree, tokens_of
 from charrnn.decoding.turns import Reply, Turns
 from charrnn.errors import CharrnnError
-from charrnn.text.tokenizers import EOS, well_formed
+from charrnn.text.tokenizers import well_formed
 
 NAMED_CHARACTERS = 8
 MOST_TOKENS = 4  # for a character, of a byte model
-LINE_BEYOND = 200  # tokens that an answer may be longer than asked for, to come to the end of its line
-LAST_TOKENS = 16  # whose states are at hand when an answer ends: more than a convention or a stop is long
 BLOCK = '"""'  # begins and ends a text of several lines
-
-
-@dataclass
-class _Answer:
-    """What the model has said after node `base` so far: its text, and every token drawn for it."""
-
-    base: int
-    attempt: int
-    reply: Reply | None = None
-    pieces: list[str] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    last: deque[Token] = field(default_factory=lambda: deque(maxlen=LAST_TOKENS))
-    document_ended: bool = False
-    stopped: bool = False
-    bits: float = 0.0
-    letter: str = ""  # the last one that was shown
-
-    def take(self, token: Token) -> str:
-        """What is to be shown when `token` has come."""
-        self.ids.append(token.id)
-        self.last.append(token)
-        self.document_ended |= token.id == EOS
-        if self.reply is not None:
-            shown = self.reply.push(token.text)
-            self.stopped |= self.reply.ended or token.id == EOS
-        else:
-            shown = token.text
-            self.pieces.append(shown)
-        self.letter = shown[-1:] or self.letter
-        return shown
-
-    @property
-    def text(self) -> str:
-        """What of it counts: not what is held back, half a character or the beginning of a stop."""
-        return "".join(self.pieces) if self.reply is None else self.reply.text
 
 
 class Session:
@@ -222,7 +184,7 @@ class Session:
         prefix = self.tree.prefix(base, self.cancelled)
         if prefix is None:
             return
-        answer = _Answer(base, attempt, None if self.turns is None else Reply(self.turns))
+        answer = Answer(base, attempt, None if self.turns is None else Reply(self.turns))
         try:
             for token in self._stream(prefix, base, attempt):
                 shown = answer.take(token)
@@ -230,7 +192,7 @@ class Session:
                 if shown:
                     yield Text(shown, answer.bits if self.heating else None)
                     answer.bits = 0.0
-                if self._cancelled or answer.stopped or (token.text and self._enough(answer)):
+                if self._cancelled or answer.stopped or (token.text and answer.is_enough(self.settings)):
                     break
             else:
                 answer.stopped |= not self._cancelled
@@ -245,17 +207,6 @@ class Session:
         if self.turns is not None:
             return "The answer is empty: the model leaves the word to you. Say something, or /retry."
         return "The answer is empty: a stop, a number of lines or the pattern ends it. Type a line, /retry, or change a setting."
-
-    def _enough(self, answer: _Answer) -> bool:
-        """Whether an answer is as long as it may be, or has come to the end of a document (which is its last line end)."""
-        beyond = len(answer.ids) - self.settings.length
-        if beyond < 0 or answer.document_ended:
-            return answer.document_ended
-        letter, finish = answer.letter, self.settings.finish
-        in_word = letter.isalnum() or letter in "'\u2019-"
-        if finish == "line" and beyond < LINE_BEYOND:
-            return letter == "\n"
-        return finish == "off" or not in_word or beyond >= 2 * LINE_BEYOND
 
     def _stream(self, prefix: Prefix, base: int, attempt: int) -> Iterator[Token]:
         """Tokens without end: who listens counts them, so that the last is never half a character or half a stop.
@@ -280,7 +231,7 @@ class Session:
             self._watched = self.partner.watch(settings.max_copy)
         return self._watched
 
-    def _keep(self, answer: _Answer, go: bool) -> None:
+    def _keep(self, answer: Answer, go: bool) -> None:
         """Make a node of what was said.
 
         A stop text at once is an answer too, so that /retry asks for another; Ctrl-C before the first character is none.
@@ -293,7 +244,7 @@ class Session:
         node = Node(answer.base, "model", tuple(ids), answer.text, self.settings.seed, answer.attempt)
         self.tree.add(node, self._after(answer, ids), go=go)
 
-    def _after(self, answer: _Answer, ids: list[int]) -> Prefix | None:
+    def _after(self, answer: Answer, ids: list[int]) -> Prefix | None:
         """The state after the first of the drawn tokens, `ids`, if it is at hand."""
         further = len(answer.ids) - len(ids)
         if not ids or ids != answer.ids[: len(ids)] or further >= len(answer.last):
