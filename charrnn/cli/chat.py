@@ -72,7 +72,7 @@ def _newest(root: Path, turns: Turns) -> Model:
     for info in registry.listing(root):
         if not info.problem:
             model = models.load(info.path)
-            if knows_turns(partner(model), turns):
+            if can_chat(model, turns):
                 return model
     return loading.load(None, root)
 
@@ -92,11 +92,9 @@ def _check_learnt(model: Model, other: Partner, turns: Turns, *, asked: bool) ->
     console.note(f"{model.name} was not trained on {shown}{never}: do not expect much of its answers")
 
 
-def can_chat(model: Model) -> bool:
-    """Whether a model has learnt the convention of corpora/README.md."""
-    from charrnn.decoding.turns import STANDARD
-
-    return knows_turns(partner(model), STANDARD)
+def can_chat(model: Model, turns: Turns) -> bool:
+    """Whether a model has learnt these turns; an engine is made only for one that can read them."""
+    return not model.tokenizer.unknown(turns.you + turns.model) and knows_turns(partner(model), turns)
 
 
 def knows_turns(other: Partner, turns: Turns) -> bool:

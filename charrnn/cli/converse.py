@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from charrnn.decoding.session import Session
     from charrnn.decoding.settings import Settings
 
-Begin = Callable[[Callable[[Iterable["Output"]], bool]], bool]
 HOW_TO_LEAVE = "Ctrl-D or /bye leaves."
 
 
@@ -40,22 +39,24 @@ def run(
     `first` is what to say before any line is read; from then on the settings are `later`.
     """
 
-    def begin(show: Callable[[Iterable[Output]], bool]) -> bool:
-        going_on = first is None or show(session.begin(first))
-        session.settings = later or session.settings
-        return going_on
-
+    opening = _opening(session, first, later)
     if at_terminal():
-        _converse(session, greeting, vi, begin)
+        _converse(session, greeting, vi, opening)
     else:
-        _filter(session, piped_lines(), begin)
+        _filter(session, piped_lines(), opening)
 
 
-def _filter(session: Session, lines: Iterable[str], begin: Begin) -> None:
+def _opening(session: Session, first: str | None, later: Settings | None) -> Iterator[Output]:
+    if first is not None:
+        yield from session.begin(first)
+    session.settings = later or session.settings
+
+
+def _filter(session: Session, lines: Iterable[str], opening: Iterable[Output]) -> None:
     """Each line's text and its continuation (in a conversation, the reply) to stdout, everything else to stderr."""
     with console.Output() as out:
         screen = Screen(out, in_colour=False, repeat_lines=session.turns is None)
-        begin(screen.show)
+        screen.show(opening)
         out.flush()
         for line in lines:
             if not screen.show(session.feed(line)):
@@ -64,7 +65,7 @@ def _filter(session: Session, lines: Iterable[str], begin: Begin) -> None:
         screen.show(session.finish())
 
 
-def _converse(session: Session, greeting: str, vi: bool, begin: Begin) -> None:
+def _converse(session: Session, greeting: str, vi: bool, opening: Iterable[Output]) -> None:
     fancy = console.fancy(sys.stdout)
     with console.Output() as out:
         apart = session.turns is not None
@@ -73,7 +74,7 @@ def _converse(session: Session, greeting: str, vi: bool, begin: Begin) -> None:
         prompt = line_reader(session, helper, out, fancy, vi)
         out.write(greeting + "\n")
         with _ctrl_c_stops(session, prompt):
-            going_on = begin(lambda events: _shown(screen, helper, events))
+            going_on = _shown(screen, helper, opening)
             while going_on:
                 try:
                     line = prompt.read()

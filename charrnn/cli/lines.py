@@ -51,6 +51,8 @@ def line_reader(session: Session, helper: SessionHelper, out: console.Output, fa
 
 
 class PlainReader:
+    """The terminal's own editing."""
+
     def __init__(self, helper: SessionHelper, out: console.Output) -> None:
         self._helper, self._out = helper, out
         self.listening = False

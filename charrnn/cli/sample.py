@@ -94,7 +94,7 @@ def sample(
     plan = _plan(length, until_end, prompt, narrow, as_json or output not in (None, "-"), values)
     if interactive:
         _check_interactive(plan, as_json or output not in (None, "-"))
-        _go_on(run, checkpoints, plan, several=length is not None, seeded=values["seed"] is not None)
+        _go_on(run, checkpoints, plan, lasting=length is not None, seeded=values["seed"] is not None)
         return
     from charrnn.cli import writing
 
@@ -157,7 +157,7 @@ def _check_interactive(plan: Plan, elsewhere: bool) -> None:
         raise UsageError(f"-i goes on with one text, so it goes with neither {others}.", "Leave out -i or those.")
 
 
-def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, several: bool, seeded: bool) -> None:
+def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, lasting: bool, seeded: bool) -> None:
     """A session whose first text is the one that was asked for; its length is that of later answers if it was given."""
     from dataclasses import asdict, replace
 
@@ -170,7 +170,7 @@ def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, several: bool, see
     assert plan.length is not None
     model = loading.load(run, checkpoints)
     later = Settings(**asdict(plan.settings), **asdict(plan.shaping), seed=plan.seed, finish="line")
-    if several:
+    if lasting:
         later = replace(later, length=plan.length)
     if not seeded:
         console.note(f"seed {plan.seed}")

@@ -196,9 +196,10 @@ def _conclude(started: Started, finished: Finished, root: Path) -> None:
 
 def _can_chat(folder: Path) -> bool:
     from charrnn.cli import chat
+    from charrnn.decoding.turns import STANDARD
     from charrnn.runs import model
 
     try:
-        return chat.can_chat(model.load(folder))
+        return chat.can_chat(model.load(folder), STANDARD)
     except CharrnnError:  # somebody else's business has removed it, perhaps; the run is done
         return False

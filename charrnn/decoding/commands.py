@@ -93,7 +93,7 @@ def retry(session: Session, argument: str) -> Iterator[Output]:
     if base is None:
         yield Problem("There is nothing to answer yet.", NOTHING_YET)
         return
-    yield from _again(session, base)
+    yield from session.context(base)
     yield from session.answer(base, session.tree.next_attempt(base))
 
 
@@ -118,7 +118,7 @@ def alternatives(session: Session, argument: str) -> Iterator[Output]:
         yield Notice("All of them are empty. Type a line, /retry, or change the settings.")
         return
     session.offered = offered
-    yield from _again(session, base)
+    yield from session.context(base)
     yield Alternatives(tuple(said_in(tree, node, session.turns) for node in offered))
 
 
@@ -127,11 +127,6 @@ def _last_asked(session: Session) -> int | None:
     here = session.tree.current
     node = session.tree.nodes[here]
     return None if node.kind == "root" else node.parent if node.kind == "model" else here
-
-
-def _again(session: Session, base: int) -> Iterator[Output]:
-    """What the answer to node `base` goes on from."""
-    yield from session.context(base)
 
 
 def heat(session: Session, argument: str) -> Iterator[Output]:

@@ -28,7 +28,8 @@ def said_in(tree: Tree, index: int, turns: Turns | None) -> str:
     """What was said in a node, without what the convention, or a line of its own, adds to it."""
     node = tree.nodes[index]
     if node.kind == "you":
-        return turns.typed(node.text) if turns else node.text[tree.is_apart(index) :]
+        text = node.text[tree.is_apart(index) :]
+        return turns.typed(text) if turns else text
     return node.text.replace("\n" + turns.model, "\n") if turns else node.text
 
 

@@ -130,7 +130,7 @@ class Session:
         tokenizer, before = self.partner.tokenizer, self.tree.current
         if unknown := tokenizer.unknown(text):
             yield Notice(_naming(unknown))
-        added = self._added(text)
+        added = self.tree.apart(text if self.turns is None else self.turns.asked(text))
         node = self.tree.add(Node(before, "you", tuple(tokenizer.encode(added).tolist()), added))
         yield self.typed(node)
         self._read_draft(node)
@@ -167,13 +167,6 @@ class Session:
         asked = nodes[here].parent if nodes[here].kind == "model" else here
         pieces = self.heat.pieces
         return pieces(asked) if nodes[asked].kind == "you" else (), pieces(here) if nodes[here].kind == "model" else ()
-
-    def _added(self, text: str) -> str:
-        """What `text` adds where the text ends now."""
-        tail = self.tree.tail(1)
-        if self.turns is not None:
-            return self.turns.asked(text, tail)
-        return text if tail in ("", "\n") else "\n" + text
 
     def cancelled(self) -> bool:
         """Whether the answer in hand is to stop."""
@@ -301,10 +294,7 @@ class Session:
             return None
         elif line.startswith("//"):
             line = line[1:]
-        tail = self.tree.tail(1)
-        if self.turns is not None:
-            return self.turns.typing(line, tail)
-        return line if tail in ("", "\n") else "\n" + line
+        return self.tree.apart(line if self.turns is None else self.turns.typing(line))
 
 
 def _naming(unknown: list[str]) -> str:

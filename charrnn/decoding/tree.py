@@ -116,9 +116,9 @@ class Tree:
             self.grow(index)
         return index
 
-    def measure(self, index: int | None = None) -> Measure:
-        """How much there is up to node `index` (the current one if None)."""
-        return self._measures[self.current if index is None else index]
+    def measure(self) -> Measure:
+        """How much there is up to the current node."""
+        return self._measures[self.current]
 
     def path(self, index: int | None = None) -> list[int]:
         """The nodes from the root to `index` (the current one if None), both included."""
@@ -139,9 +139,16 @@ class Tree:
                 break
         return "".join(reversed(pieces))[-count:]
 
+    def apart(self, text: str) -> str:
+        """`text` on a line of its own after the current node."""
+        return "\n" + text if self._in_line(self.current) else text
+
     def is_apart(self, index: int) -> bool:
         """Whether your node `index` begins with a line end that only puts it on a line of its own."""
-        return self.tail(1, self.nodes[index].parent) not in ("", "\n")
+        return self._in_line(self.nodes[index].parent)
+
+    def _in_line(self, index: int) -> bool:
+        return self.tail(1, index) not in ("", "\n")
 
     def open_line(self, index: int) -> str:
         """The line that the text is in after node `index`, empty if it has ended."""

@@ -23,19 +23,17 @@ class Turns:
     def __str__(self) -> str:
         return f"{self.you},{self.model}"
 
-    def asked(self, text: str, tail: str) -> str:
-        """What your turn `text` adds to a conversation that ends in `tail`, up to where the answer begins."""
-        before = "" if tail in ("", "\n") else "\n"
-        return before + self.typing(text, "\n") + "\n" + self.model
+    def asked(self, text: str) -> str:
+        """Your turn `text` as it stands in a conversation, up to where the answer begins."""
+        return self.typing(text) + "\n" + self.model
 
-    def typing(self, text: str, tail: str) -> str:
+    def typing(self, text: str) -> str:
         """The beginning of your turn, as far as it is typed."""
-        before = "" if tail in ("", "\n") else "\n"
-        return before + "".join(f"\n{self.you}{line}" for line in text.split("\n")).removeprefix("\n")
+        return "\n".join(self.you + line for line in text.split("\n"))
 
     def typed(self, text: str) -> str:
         """What you typed, of what `asked` made of it."""
-        body = text.removeprefix("\n").removeprefix(self.you).removesuffix(self.model).removesuffix("\n")
+        body = text.removeprefix(self.you).removesuffix(self.model).removesuffix("\n")
         return body.replace("\n" + self.you, "\n")
 
 
