@@ -12,7 +12,7 @@ import random
 import re
 from pathlib import Path
 
-from charrnn.cli.repl import partner
+from charrnn.cli.sessions import partner
 from charrnn.decoding.events import Text
 from charrnn.decoding.session import Session
 from charrnn.decoding.settings import Settings

@@ -313,15 +313,7 @@ def first_match(pattern: str, text: str) -> str:
 @settings(max_examples=60)
 @given(st.text("abc \n", max_size=12), st.lists(st.integers(0, 12), max_size=4))
 def test_a_pattern_stops_the_text_however_it_is_cut(pattern: str, text: str, cuts: list[int]) -> None:
-    finder, shown, found = PatternFinder(pattern), "", False
-    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    for start, end in itertools.pairwise(edges):
-        piece, found = finder.push(text[start:end])
-        shown += piece
-        assert text.startswith(shown)
-        if found:
-            break
-    assert (shown if found else shown + finder.flush()) == first_match(pattern, text)
+    assert toy.found(PatternFinder(pattern), text, cuts)[0] == first_match(pattern, text)
 
 
 def test_a_word_that_is_the_beginning_of_another_is_not_the_word() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -281,15 +282,7 @@ def first_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=5), max_size=4), st.lists(st.integers(0, 30)))
 def test_stops_do_not_depend_on_how_text_is_cut(text: str, stops: list[str], cuts: list[int]) -> None:
-    finder, shown, found = StopFinder(stops), "", False
-    edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    for start, end in itertools.pairwise(edges):
-        piece, found = finder.push(text[start:end])
-        shown += piece
-        assert text.startswith(shown)
-        if found:
-            break
-    assert (shown if found else shown + finder.flush(), found) == first_stop(text, stops)
+    assert toy.found(StopFinder(stops), text, cuts) == first_stop(text, stops)
 
 
 @given(st.text("ab", max_size=20), st.lists(st.text("ab", min_size=1, max_size=5), min_size=1, max_size=4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,3 +138,15 @@ def talker() -> tuple[ModelConfig, dict[str, NDArray[np.float32]], Tokenizer]:
     units = tokenizer("talk")
     shape, made = successors(units, {"\n": "<", "<": " ", " ": "o", "o": "k", "k": "", "": ">"})
     return shape, made, units
+
+
+def found(finder: Any, text: str, cuts: Sequence[int]) -> tuple[str, bool]:
+    """What a finder of stops lets through of `text` when it comes in pieces, cut anywhere, and whether it found one."""
+    shown, stopped = "", False
+    for start, end in itertools.pairwise([0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]):
+        piece, stopped = finder.push(text[start:end])
+        shown += piece
+        assert text.startswith(shown)
+        if stopped:
+            return shown, True
+    return shown + finder.flush(), False

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, converse, loading, options
-from charrnn.cli.repl import greeting, partner, session_options, session_settings, tell_seed
+from charrnn.cli import console, converse, loading, options, sessions
 from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ LEAST = 0.5  # probability of the model's prefix after a line of yours, by which
             "--turns", metavar="YOU,MODEL", panel="Text", show_default="> ,< ",
             help="What your lines and the model's begin with, for a model that learnt conversations in another form.",
         ),
-        *session_options(DEFAULTS),
+        *sessions.flags(DEFAULTS),
     ]
 )  # fmt: skip
 def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narrow: bool, **values: Any) -> None:
@@ -50,18 +49,18 @@ def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narro
     from charrnn.decoding import turns as conventions
 
     convention = conventions.STANDARD if turns is None else conventions.parsed(turns)
-    settings = session_settings(values, DEFAULTS)
+    settings = sessions.settings(values, DEFAULTS)
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
 
     model = loading.load(run, checkpoints) if run else _newest(checkpoints, convention)
     with engines.single_thread():
-        other = partner(model, narrow)
+        other = sessions.partner(model, narrow)
         _check_learnt(model, other, convention, asked=turns is not None)
         session = Session(other, settings, convention)
         session.check(settings)
-        tell_seed(values, settings)
-        converse.run(session, greeting(model, "Say something; /help tells more."), vi=keys == "vi")
+        sessions.tell_seed(values, settings)
+        converse.run(session, sessions.greeting(model, "Say something; /help tells more."), vi=keys == "vi")
 
 
 def _newest(root: Path, turns: Turns) -> Model:
@@ -94,7 +93,7 @@ def _check_learnt(model: Model, other: Partner, turns: Turns, *, asked: bool) ->
 
 def can_chat(model: Model, turns: Turns) -> bool:
     """Whether a model has learnt these turns; an engine is made only for one that can read them."""
-    return not model.tokenizer.unknown(turns.you + turns.model) and knows_turns(partner(model), turns)
+    return not model.tokenizer.unknown(turns.you + turns.model) and knows_turns(sessions.partner(model), turns)
 
 
 def knows_turns(other: Partner, turns: Turns) -> bool:

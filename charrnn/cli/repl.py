@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click
 
-from charrnn.cli import console, converse, loading, options
-from charrnn.cli.runs import shape_text
-from charrnn.config import SamplingConfig, ShapingConfig
-from charrnn.decoding.settings import Settings
-
-if TYPE_CHECKING:
-    from charrnn.decoding.generate import AtEos
-    from charrnn.decoding.tree import Partner
-    from charrnn.runs.model import Model
+from charrnn.cli import converse, loading, options, sessions
 
 DEFAULTS = {"finish": "line"}  # a poem should not be torn in the middle of a word
 
 
-def session_options(defaults: Mapping[str, Any]) -> list[options.Decorator[Any]]:
-    """The options of a session; some settings may have `defaults` of their own."""
-    return [
-        *options.settings(Settings, "Text", only=["length", "finish", "ghost"], defaults=defaults),
-        *options.settings(options.DrawConfig, "Text", only=["seed"]),
-        options.keys_option(),
-        *options.settings(ShapingConfig, "Shape of an answer"),
-        *options.settings(SamplingConfig, "Choice of the next token, in this order", defaults=defaults),
-        options.int8_option(),
-        options.checkpoints_option(),
-        options.config_option(),
-    ]
-
-
 @rich_click.command()
-@options.apply([options.run_argument(required=False), *session_options(DEFAULTS)])
+@options.apply([options.run_argument(required=False), *sessions.flags(DEFAULTS)])
 def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: Any) -> None:
     """Write together with a model: type a line, and it goes on from there.
 
@@ -49,66 +26,13 @@ def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: 
     charrnn repl poems --temp 0.6 --length 80
     echo "Shall I" | charrnn repl poems
     """
-    settings = session_settings(values, DEFAULTS)
+    settings = sessions.settings(values, DEFAULTS)
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
 
     model = loading.load(run, checkpoints)
     with engines.single_thread():
-        session = Session(partner(model, narrow), settings)
+        session = Session(sessions.partner(model, narrow), settings)
         session.check(settings)
-        tell_seed(values, settings)
-        converse.run(session, greeting(model, "Type a line and it goes on; /help tells more."), vi=keys == "vi")
-
-
-def session_settings(values: dict[str, Any], defaults: Mapping[str, Any]) -> Settings:
-    """The settings that were asked for, others as `defaults` have them, with a new seed where none was asked for."""
-    asked = dict(defaults) | options.asked(values, Settings)
-    if "seed" not in asked:
-        import secrets
-
-        asked["seed"] = secrets.randbelow(2**32)
-    return Settings(**asked)
-
-
-def tell_seed(values: dict[str, Any], settings: Settings) -> None:
-    """In a pipe, where /show is not asked for, say with which seed the text can be had again."""
-    if values["seed"] is None and not converse.at_terminal():
-        console.note(f"seed {settings.seed}")
-
-
-def greeting(model: Model, what_to_do: str) -> str:
-    """The first line of a session."""
-    from dataclasses import asdict
-
-    return f"{model.name}: {shape_text(asdict(model.config))}. {what_to_do}"
-
-
-def partner(model: Model, narrow: bool = False) -> Partner:
-    """A model as the partner of a session."""
-    from charrnn.decoding.tree import Partner
-    from charrnn.runs import copies
-
-    at_eos: AtEos = "newline" if model.knows_ends else "never"
-    return Partner(
-        loading.engine(model, narrow), model.tokenizer, model.start, model.name, model.digest, at_eos, tuple(_card(model)),
-        watch=lambda longest: copies.watch(model, longest),
-    )  # fmt: skip
-
-
-def _card(model: Model) -> Iterator[tuple[str, str]]:
-    """What /show tells of a model: where it is, its shape, and what its training wrote about itself, as far as it did."""
-    from dataclasses import asdict
-
-    yield "file", console.shown_path(model.path)
-    yield "network", f"{shape_text(asdict(model.config))}, {sum(array.size for array in model.weights.values()):,} parameters"
-    corpus, scores = (_section(model.provenance, name) for name in ("corpus", "scores"))
-    if isinstance(corpus.get("names"), list) and isinstance(corpus.get("characters"), int):
-        yield "corpus", f"{', '.join(map(str, corpus['names'][:5]))}: {corpus['characters']:,} characters"
-    if isinstance(scores.get("bits_per_character"), float):
-        yield "scores", f"{scores['bits_per_character']:.4f} bits per character ({scores.get('on', 'unknown')})"
-
-
-def _section(provenance: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = provenance.get(name)
-    return section if isinstance(section, dict) else {}
+        sessions.tell_seed(values, settings)
+        converse.run(session, sessions.greeting(model, "Type a line and it goes on; /help tells more."), vi=keys == "vi")

@@ -161,8 +161,7 @@ def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, lasting: bool, see
     """A session whose first text is the one that was asked for; its length is that of later answers if it was given."""
     from dataclasses import asdict, replace
 
-    from charrnn.cli import converse
-    from charrnn.cli.repl import greeting, partner
+    from charrnn.cli import converse, sessions
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
     from charrnn.decoding.settings import Settings
@@ -175,9 +174,9 @@ def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, lasting: bool, see
     if not seeded:
         console.note(f"seed {plan.seed}")
     with engines.single_thread():
-        session = Session(partner(model, plan.narrow), replace(later, length=plan.length, finish="off"))
+        session = Session(sessions.partner(model, plan.narrow), replace(later, length=plan.length, finish="off"))
         session.check(later)
-        converse.run(session, greeting(model, "/help tells what can be typed."), first=plan.prompt, later=later)
+        converse.run(session, sessions.greeting(model, "/help tells what can be typed."), first=plan.prompt, later=later)
 
 
 def _tell_unknown(model: Model, prompt: str) -> None:

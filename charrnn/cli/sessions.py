@@ -1,0 +1,83 @@
+"""What `repl`, `chat` and `sample -i` have in common: their options, their settings, and the model as a partner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from charrnn.cli import console, converse, loading, options
+from charrnn.cli.runs import shape_text
+from charrnn.config import SamplingConfig, ShapingConfig
+from charrnn.decoding.settings import Settings
+
+if TYPE_CHECKING:
+    from charrnn.decoding.generate import AtEos
+    from charrnn.decoding.tree import Partner
+    from charrnn.runs.model import Model
+
+
+def flags(defaults: Mapping[str, Any]) -> list[options.Decorator[Any]]:
+    """The options of a session; some settings may have `defaults` of their own."""
+    return [
+        *options.settings(Settings, "Text", only=["length", "finish", "ghost"], defaults=defaults),
+        *options.settings(options.DrawConfig, "Text", only=["seed"]),
+        options.keys_option(),
+        *options.settings(ShapingConfig, "Shape of an answer"),
+        *options.settings(SamplingConfig, "Choice of the next token, in this order", defaults=defaults),
+        options.int8_option(),
+        options.checkpoints_option(),
+        options.config_option(),
+    ]
+
+
+def settings(values: dict[str, Any], defaults: Mapping[str, Any]) -> Settings:
+    """The settings that were asked for, others as `defaults` have them, with a new seed where none was asked for."""
+    asked = dict(defaults) | options.asked(values, Settings)
+    if "seed" not in asked:
+        import secrets
+
+        asked["seed"] = secrets.randbelow(2**32)
+    return Settings(**asked)
+
+
+def tell_seed(values: dict[str, Any], settings: Settings) -> None:
+    """In a pipe, where /show is not asked for, say with which seed the text can be had again."""
+    if values["seed"] is None and not converse.at_terminal():
+        console.note(f"seed {settings.seed}")
+
+
+def greeting(model: Model, what_to_do: str) -> str:
+    """The first line of a session."""
+    from dataclasses import asdict
+
+    return f"{model.name}: {shape_text(asdict(model.config))}. {what_to_do}"
+
+
+def partner(model: Model, narrow: bool = False) -> Partner:
+    """A model as the partner of a session."""
+    from charrnn.decoding.tree import Partner
+    from charrnn.runs import copies
+
+    at_eos: AtEos = "newline" if model.knows_ends else "never"
+    return Partner(
+        loading.engine(model, narrow), model.tokenizer, model.start, model.name, model.digest, at_eos, tuple(_card(model)),
+        watch=lambda longest: copies.watch(model, longest),
+    )  # fmt: skip
+
+
+def _card(model: Model) -> Iterator[tuple[str, str]]:
+    """What /show tells of a model: where it is, its shape, and what its training wrote about itself, as far as it did."""
+    from dataclasses import asdict
+
+    yield "file", console.shown_path(model.path)
+    yield "network", f"{shape_text(asdict(model.config))}, {sum(array.size for array in model.weights.values()):,} parameters"
+    corpus, scores = (_section(model.provenance, name) for name in ("corpus", "scores"))
+    if isinstance(corpus.get("names"), list) and isinstance(corpus.get("characters"), int):
+        yield "corpus", f"{', '.join(map(str, corpus['names'][:5]))}: {corpus['characters']:,} characters"
+    if isinstance(scores.get("bits_per_character"), float):
+        yield "scores", f"{scores['bits_per_character']:.4f} bits per character ({scores.get('on', 'unknown')})"
+
+
+def _section(provenance: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = provenance.get(name)
+    return section if isinstance(section, dict) else {}
