@@ -215,10 +215,16 @@ def test_a_prompt_from_stdin_and_lines_from_stdin_are_one_too_many(run: Run) -> 
 
 
 def test_sample_i_in_a_terminal(terminal: Callable[..., Terminal]) -> None:
-    one = terminal(command=("sample", "toy", "--seed", "7", "--length", "30", "--prompt", "the boat", "-i"))
+    one = terminal(command=("sample", "toy", "--seed", "7", "--length", "30", "--prompt", "the boat", "-i"), CHARRNN_KEYS="vi")
     session = Session(toy.partner(), Settings(seed=7, length=30))
     list(session.feed("the boat"))
     one.shows("> " + session.text)
+    one.prompted()
+    one.types("the boat")
+    one.child.send("\x1b")
+    one.child.send("0x")
+    one.until(lambda: one.line().startswith("> he boat"))
+    one.child.send("dd")
     one.prompted()
     one.child.send(CTRL_D)
     one.leaves(0)

@@ -64,6 +64,7 @@ class Plan:
         *options.settings(ShapingConfig, "Shape of the text"),
         *options.settings(SamplingConfig, "Choice of the next token, in this order"),
         rich_click.option("-i", "--interactive", is_flag=True, help="Go on together with the model, as `charrnn repl` does."),
+        options.keys_option(),
         options.int8_option(),
         options.json_option("One JSON object a line for each text, with its seed, settings and bits per character."),
         rich_click.option("-o", "--output", metavar="FILE", help="Write to FILE: all of it or, if anything fails, nothing."),
@@ -72,8 +73,8 @@ class Plan:
     ]
 )  # fmt: skip
 def sample(
-    run: str | None, length: float | None, until_end: bool, prompt: str, interactive: bool, narrow: bool, as_json: bool,
-    output: str | None, checkpoints: Path, **values: Any,
+    run: str | None, length: float | None, until_end: bool, prompt: str, interactive: bool, keys: str, narrow: bool,
+    as_json: bool, output: str | None, checkpoints: Path, **values: Any,
 ) -> None:  # fmt: skip
     """Write a text with a trained model.
 
@@ -94,7 +95,7 @@ def sample(
     plan = _plan(length, until_end, prompt, narrow, as_json or output not in (None, "-"), values)
     if interactive:
         _check_interactive(plan, as_json or output not in (None, "-"))
-        _go_on(run, checkpoints, plan, lasting=length is not None, seeded=values["seed"] is not None)
+        _go_on(run, checkpoints, plan, lasting=length is not None, seeded=values["seed"] is not None, vi=keys == "vi")
         return
     from charrnn.cli import writing
 
@@ -157,7 +158,7 @@ def _check_interactive(plan: Plan, elsewhere: bool) -> None:
         raise UsageError(f"-i goes on with one text, so it goes with neither {others}.", "Leave out -i or those.")
 
 
-def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, lasting: bool, seeded: bool) -> None:
+def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, lasting: bool, seeded: bool, vi: bool) -> None:
     """A session whose first text is the one that was asked for; its length is that of later answers if it was given."""
     from dataclasses import asdict, replace
 
@@ -176,7 +177,7 @@ def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, lasting: bool, see
     with engines.single_thread():
         session = Session(sessions.partner(model, plan.narrow), replace(later, length=plan.length, finish="off"))
         session.check(later)
-        converse.run(session, sessions.greeting(model, "/help tells what can be typed."), first=plan.prompt, later=later)
+        converse.run(session, sessions.greeting(model, "/help tells what can be typed."), first=plan.prompt, later=later, vi=vi)
 
 
 def _tell_unknown(model: Model, prompt: str) -> None:
