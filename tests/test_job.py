@@ -22,6 +22,7 @@ from charrnn.text import tokenizers
 from charrnn.text.ngrams import Copies
 from charrnn.training import deadline, index, job
 from charrnn.training.events import Evaluated, Event, Finished, Saved, Started, Step
+from charrnn.training.learner import Learner
 from charrnn.training.recipe import Bound
 from charrnn.training.start import separator_of
 
@@ -47,10 +48,27 @@ def train(text: Path, steps: int = 40, stop: Callable[[], bool] = lambda: False,
     return job.run([str(text)], asked=settings, name=name, root=root, bound=Bound(steps=steps), stop=stop)
 
 
+class Made:
+    """Steps made by all learners of this test; a `stop` is asked more often than that."""
+
+    steps = 0
+
+
+@pytest.fixture(autouse=True)
+def _counted_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    advance, Made.steps = Learner.advance, 0
+
+    def counted(learner: Learner) -> None:
+        advance(learner)
+        Made.steps += 1
+
+    monkeypatch.setattr(Learner, "advance", counted)
+
+
 def after(steps: int) -> Callable[[], bool]:
-    """A `stop` that says yes once it has been asked `steps` times: the loop asks once a step."""
-    calls = iter(range(1, 10**9))
-    return lambda: next(calls) >= steps
+    """A `stop` that says yes once `steps` more have been made."""
+    begun = Made.steps
+    return lambda: Made.steps - begun >= steps
 
 
 def finished(events: Iterator[Event]) -> Finished:

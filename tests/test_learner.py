@@ -124,7 +124,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_ten_in_a_row_end_the_run() -> 
     state = learner.state
     learner.state = tuple(torch.full_like(part, float("nan")) for part in state)
     learner.advance()
-    assert learner.skipped == 1
+    assert learner.progress()["skipped"] == 1
     assert all(torch.equal(a, b) for a, b in zip(weights, learner.network.parameters(), strict=True))
     with pytest.raises(CharrnnError, match="diverged"):
         advance(learner, 30)

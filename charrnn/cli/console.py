@@ -139,8 +139,14 @@ def _styled(text: str, code: str) -> str:
 
 
 def _line(text: str) -> None:
-    sys.stderr.write(text + "\n")  # Python's stderr escapes what its encoding lacks, so this cannot fail on a character
-    sys.stderr.flush()
+    """Write a line on stderr. One that cannot be written (a terminal that is gone, a full disk) is lost, no reason to end."""
+    try:
+        sys.stderr.write(text + "\n")  # Python's stderr escapes what its encoding lacks, so this cannot fail on a character
+        sys.stderr.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 class Output:
@@ -218,7 +224,8 @@ def unechoed() -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
 def typing() -> bool:

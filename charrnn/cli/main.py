@@ -1,8 +1,9 @@
 """The process: signals, exit codes and what a failure looks like. Knows none of the commands.
 
 Nothing but the standard library is imported before the signal handlers stand, so that Ctrl-C during a slow import
-ends as quietly as Ctrl-C at any other time. The exit codes: 0; those of charrnn.errors; 2 for wrong usage; 130 after
-Ctrl-C, 143 after SIGTERM, 141 when the reader of a pipe went away (as the shell reports it for any other tool).
+ends as quietly as Ctrl-C at any other time. A signal that whoever started us has set to be ignored (nohup) stays so.
+The exit codes: 0; those of charrnn.errors; 2 for wrong usage; 128 and its number after a signal (130 after Ctrl-C, 143
+after SIGTERM, 129 where the terminal went away), 141 when the reader of a pipe did, as the shell reports it for any tool.
 """
 
 from __future__ import annotations
@@ -14,27 +15,41 @@ import time
 import warnings
 from collections.abc import Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 STARTED_AT = time.monotonic()  # as early as Python code of ours can run; `--minutes` counts from here
 
-INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143
+INTERRUPTED, BROKEN_PIPE = 130, 141
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
 
 
 class Terminated(BaseException):
-    """SIGTERM came; like KeyboardInterrupt it is not an Exception, so that nothing swallows it."""
+    """One of ENDING came; like KeyboardInterrupt it is not an Exception, so that nothing swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def main() -> NoReturn:
     """Run the command line of this process and leave with its exit code."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _terminate)
+    handle(signal.SIGINT, signal.default_int_handler)
+    for number in ENDING:
+        handle(number, _terminate)
     _open_missing_streams()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # they name source lines, which say nothing to who only uses the program
     code = run(sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a late Ctrl-C must not print a traceback out of the shutdown
+    handle(signal.SIGINT, signal.SIG_DFL)  # a late Ctrl-C must not print a traceback out of the shutdown
     sys.exit(code)
+
+
+def handle(number: int, handler: Any) -> Any:
+    """Set the handler of a signal, unless it is ignored; returns what stood there before."""
+    before = signal.getsignal(number)
+    if before is not signal.SIG_IGN:
+        signal.signal(number, handler)
+    return before
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -42,8 +57,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = _guarded(arguments)
         sys.stdout.flush()
-    except (KeyboardInterrupt, Terminated) as signalled:
-        code = INTERRUPTED if isinstance(signalled, KeyboardInterrupt) else TERMINATED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Terminated as ended:
+        code = 128 + ended.number
     except BrokenPipeError:
         code = BROKEN_PIPE
     except OSError as error:
@@ -116,7 +133,7 @@ def _tell(message: str, hint: str, code: int) -> int:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+    raise Terminated(number)
 
 
 def _open_missing_streams() -> None:

@@ -59,6 +59,40 @@ class Lines:
                 pass  # the command tells the end, in the same words on and off a terminal
 
 
+class Undisturbed:
+    """A listener that lets a run go on though nobody can be told of it: the terminal is gone, the disk of the log full.
+
+    A reader that went away, as `head` does, wants no more: `stop` is called, so that the run is saved and ends, and the
+    BrokenPipeError comes after it.
+    """
+
+    def __init__(self, listener: Listener, stop: Callable[[], None]) -> None:
+        self._listener, self._stop = listener, stop
+        self._gone: BrokenPipeError | None = None
+
+    def __enter__(self) -> Self:
+        self._listener.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._tried(lambda: self._listener.__exit__(kind, error, trace))
+        if self._gone is not None and kind is None:
+            raise self._gone
+
+    def feed(self, event: Event) -> None:
+        """Pass an event on, if somebody is there."""
+        self._tried(lambda: self._listener.feed(event))
+
+    def _tried(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except BrokenPipeError as error:
+            self._gone = error
+            self._stop()
+        except OSError:
+            pass
+
+
 def headline(event: Started) -> str:
     """One line on what is about to be trained."""
     begin = f"from step {event.step:,} " if event.step else ""
@@ -71,11 +105,12 @@ def headline(event: Started) -> str:
 
 def step_line(event: Step) -> str:
     """One line on the steps since the last one."""
+    skipped = f"  {event.skipped:,} skipped (not finite)" if event.skipped else ""
     return (
         f"step {event.step:,}/{event.steps:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
         f"accuracy {event.accuracy:.1%}  lr {event.learning_rate:.2e}  gradient {event.gradient_norm:.3f}  "
         f"{short_number(event.tokens_per_second)} tokens/s  {short_number(event.memory_bytes)}B  "
-        f"left {duration(event.eta_seconds)}"
+        f"left {duration(event.eta_seconds)}{skipped}"
     )
 
 

@@ -38,7 +38,7 @@ from prompt_toolkit.utils import get_cwidth
 from charrnn import durable
 from charrnn.cli import console
 from charrnn.cli.aside import Aside, Cancelled, Question, T
-from charrnn.cli.main import Terminated
+from charrnn.cli.main import ENDING, Terminated, handle
 from charrnn.errors import CannotCreateError
 
 COLOURS = Style.from_dict({"auto-suggestion": "fg:ansibrightblack", "bottom-toolbar": "noreverse fg:ansibrightblack"})
@@ -115,19 +115,20 @@ class Prompt:
         self._shown, self._choices = ("", ""), ()
         self._session.layout.search_links.clear()  # SIGINT from outside leaves an editor that searches as it is
         self._session.layout.focus(self._session.default_buffer)
-        before = signal.signal(signal.SIGTERM, self._terminate)
+        before = {number: handle(number, self._terminate) for number in ENDING}
         try:
             return self._session.prompt()
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                handle(number, handler)
             self._aside.rest()  # from here on the model is the caller's
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         """Let the editor end by itself: an exception in the midst of its drawing would leave the terminal as it was then."""
         app = self._session.app
         if not app.is_running or app.loop is None:
-            raise Terminated
-        app.loop.call_soon_threadsafe(self._leave, Terminated())
+            raise Terminated(number)
+        app.loop.call_soon_threadsafe(self._leave, Terminated(number))
 
     def _leave(self, error: BaseException) -> None:
         with contextlib.suppress(Exception):  # it may be leaving already

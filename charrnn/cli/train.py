@@ -15,7 +15,7 @@ import rich_click
 from click.core import ParameterSource
 
 from charrnn.cli import console, main, options
-from charrnn.cli.progress import Lines, Listener, duration
+from charrnn.cli.progress import Lines, Listener, Undisturbed, duration
 from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
 from charrnn.errors import CharrnnError, UsageError
 from charrnn.training.events import Event, Finished, Started
@@ -67,43 +67,51 @@ def train(
     bound = _one_bound(context, values)
     asked = options.asked(values, PresetConfig, ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig)
     asked.pop("steps", None)
-    with Stop() as stop, console.unechoed(), _listener() as listener:
+    with Stop() as stop, console.unechoed(), Undisturbed(_listener(), stop.ask) as listener:
         if sys.stderr.isatty():
             console.note("preparing ...")
         events = _events(corpus, name, resume, checkpoints, asked, bound, stop)
         started, finished = _follow(events, listener, stop)
     _conclude(started, finished, checkpoints)
     if finished.reason == "interrupted":
-        context.exit(main.TERMINATED if stop.terminated else main.INTERRUPTED)
+        context.exit(128 + stop.number)
 
 
 class Stop:
-    """Whether the person wants to stop. The first Ctrl-C (or SIGTERM) asks the run to save; the second leaves at once.
+    """Whether the person wants to stop. The first Ctrl-C (or SIGTERM ...) asks the run to save; the second leaves at once.
 
-    Until `armed`, when nothing has been learnt that could be saved, already the first leaves at once.
+    Until `armed`, when nothing has been learnt that could be saved, already the first leaves at once. A terminal that goes
+    away hastens nothing: where a system shuts down, that comes together with SIGTERM.
     """
 
     def __init__(self) -> None:
-        self.armed = self.wanted = self.terminated = False
+        self.armed = self.wanted = False
+        self.number = 0  # of the first signal
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._signalled)
+        for number in (signal.SIGINT, *main.ENDING):
+            self._before[number] = main.handle(number, self._signalled)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            main.handle(number, handler)
 
     def __call__(self) -> bool:
         return self.wanted
 
+    def ask(self) -> None:
+        """Ask the run to save and to end."""
+        self.wanted = True
+
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        if self.armed and not self.wanted:
-            self.wanted, self.terminated = True, number == signal.SIGTERM
+        again = self.number != 0
+        self.number = self.number or number
+        if self.armed and (not again or number == getattr(signal, "SIGHUP", 0)):
+            self.wanted = True
             return
-        raise main.Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else main.Terminated(number)
 
 
 def _check_arguments(context: click.Context, corpus: tuple[str, ...], name: str | None, resume: str | None) -> None:

@@ -90,16 +90,15 @@ def create(name: str | None, stem: str, root: Path) -> Path:
     while True:
         folder = root / (name or next_free_name(stem, root))
         try:
-            folder.mkdir()
-        except FileExistsError as error:
-            if name is not None:
-                raise _taken(name) from error
-            continue  # another process took it between the look and the making
+            claimed = durable.claim_folder(folder)
         except OSError as error:
             raise CannotCreateError(
                 f"cannot create {str(folder)!r}: {error.strerror}", "Check the folder, or --checkpoints."
             ) from error
-        return folder
+        if claimed:
+            return folder
+        if name is not None:
+            raise _taken(name)  # else another process took it between the look and the making
 
 
 def check_free(name: str, root: Path) -> None:

@@ -38,7 +38,7 @@ class TokenFile:
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.count = 0
         self._dtype = dtype
-        self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
+        self._file = durable.scratch(path)
         self._write_header()
 
     def __enter__(self) -> TokenFile:
@@ -93,7 +93,7 @@ def obtain(folder: Path | None, key: Mapping[str, Any], make: Callable[[Path], d
 def _obtained(place: Path, name: str, make: Callable[[Path], dict[str, Any]]) -> Made:
     durable.make_folder(place)
     entry, work = place / name, place / f"{name}.making"
-    with durable.locked(place / f"{name}.lock", owner=f"process {os.getpid()}", wait_seconds=PATIENCE):
+    with durable.locked(place / f"{name}.lock", wait_seconds=PATIENCE):
         found = _opened(entry)
         if found is None:
             try:
@@ -115,7 +115,7 @@ def _remake(entry: Path, work: Path, make: Callable[[Path], dict[str, Any]]) -> 
     digests = {part: _file_digest(work / f"{part}.npy") for part in PARTS}
     text = json.dumps({"facts": facts, "digests": digests}, sort_keys=True)
     durable.replace(work / "facts.json", f"{_digest(text)}\n{text}".encode("ascii"))
-    os.replace(work, entry)
+    durable.disk.rename(str(work), str(entry))
 
 
 def _opened(entry: Path) -> Made | None:

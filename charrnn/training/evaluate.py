@@ -9,7 +9,7 @@ compare between tokenizers. Subword figures are upper bounds: one segmentation o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,18 +100,24 @@ def streams_for(tokens: int) -> int:
     return max(1, min(STREAMS, tokens // TOKENS_PER_STREAM))
 
 
+class Abandoned(Exception):
+    """The evaluation was stopped before its end."""
+
+
 def stream_loss(
-    network: LanguageModel, tokens: NDArray[Any], streams: int, skip: int = 0, precision: str = "fp32"
-) -> tuple[float, int]:
+    network: LanguageModel, tokens: NDArray[Any], streams: int, skip: int = 0, precision: str = "fp32",
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[float, int]:  # fmt: skip
     """Sum of nats, and how many tokens were predicted right, over tokens[1 + skip:], each given all before it in its stream.
 
-    The text is cut into `streams` contiguous parts, as equal as they can be; each begins with a zero state.
+    The text is cut into `streams` contiguous parts, as equal as they can be; each begins with a zero state. Raises
+    Abandoned as soon as `stop()`.
     """
     length = math.ceil((len(tokens) - 1) / streams)
     inputs, targets, counted = _columns(tokens, streams, length)
     if skip:
         counted[:skip, 0] = False
-    return _run(network, inputs, targets, counted, precision)
+    return _run(network, inputs, targets, counted, precision, stop)
 
 
 def cold_loss(network: LanguageModel, tokens: NDArray[Any], window: int = 256) -> float | None:
@@ -138,8 +144,9 @@ def _columns(tokens: NDArray[Any], streams: int, length: int) -> tuple[NDArray[A
 
 
 def _run(
-    network: LanguageModel, inputs: NDArray[Any], targets: NDArray[Any], counted: NDArray[np.bool_], precision: str = "fp32"
-) -> tuple[float, int]:
+    network: LanguageModel, inputs: NDArray[Any], targets: NDArray[Any], counted: NDArray[np.bool_], precision: str = "fp32",
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[float, int]:  # fmt: skip
     where = next(network.parameters()).device
     state = network.begin(inputs.shape[1])
     nats, correct = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
@@ -148,6 +155,8 @@ def _run(
     with torch.inference_mode():
         span = max(1, min(SPAN, FLOATS // (inputs.shape[1] * network.config.vocab_size)))
         for first in range(0, len(inputs), span):
+            if stop():
+                raise Abandoned
             rows = slice(first, first + span)
             with machine.arithmetic(precision, where):
                 logits, state = network(_tensor(inputs[rows], where), state)

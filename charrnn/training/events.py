@@ -47,6 +47,7 @@ class Step:
     seconds: float  # since the process started
     eta_seconds: float
     memory_bytes: int
+    skipped: int = 0  # steps that were not finite, since the run began
 
 
 @dataclass(frozen=True)

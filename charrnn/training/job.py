@@ -87,7 +87,7 @@ def run(
     plan = _plan(asked, material, device, bound, started_at)
     folder = registry.create(name, name or material.survey.name, root)
     try:
-        with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
+        with durable.locked(folder / LOCK_FILE):
             index.keep(folder, material.survey, material.data, grams)
             del grams  # four bytes for each character, for which training has a better use
             run = _new_run(folder, material, plan, device, started_at, stop)
@@ -117,9 +117,9 @@ def resume(
         text = path.is_file() and path.suffix != ".safetensors"
         hint = "The run comes first: `charrnn train --resume RUN FILE`." if text else "Train it anew: `charrnn train FILE`."
         raise CheckpointError(f"{str(path if text else folder)!r} holds no {runs.LAST_FILE} to go on from.", hint)
-    with durable.locked(folder / LOCK_FILE, owner=f"process {os.getpid()}"):
+    with durable.locked(folder / LOCK_FILE):
         durable.sweep(folder)
-        content = checkpoint.read(folder / runs.LAST_FILE)
+        content = _read_last(folder)
         model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
         training = saved_config(TrainingConfig, saved["training"], folder)
         device = machine.prepare(training.device, training.threads)
@@ -133,13 +133,28 @@ def resume(
         learner = Learner(model.config, training, material.data.train, device)
         learner.restore(content.tensors, saved)
         index.renew(folder, material.sources, material.reading, material.survey, material.data, training.val_fraction)
-        durable.truncate(folder / METRICS_FILE, int(saved["metrics_bytes"]))
+        durable.cut_log(folder / METRICS_FILE, int(saved["metrics_bytes"]))
         about = {"name": model.name, "start": list(model.start), "provenance": model.provenance}
         run = Run(learner, model.tokenizer, _held(material, training), folder, about, _resume_facts(material), started_at, stop)
         run.best, run.extended, run.asked = Best(**saved["best"]), extended, frozenset(saved["asked"])
+        run.due = saved["due"]
         if not bound.given:
             run.deadline = Deadline.from_json(saved["deadline"])
         yield from _events(run, material, (f"resumed at step {learner.step:,} of {training.steps:,}",))
+
+
+def _read_last(folder: Path) -> checkpoint.Checkpoint:
+    """The last save of a run; the error for a damaged one says whether its best model is still good."""
+    try:
+        return checkpoint.read(folder / runs.LAST_FILE)
+    except CheckpointError as error:
+        file = folder / runs.MODEL_FILE
+        with contextlib.suppress(CheckpointError):
+            runs.load(file)
+            error.hint = (
+                f"The best model, {str(file)!r}, is whole: `charrnn sample` writes with it. To go on, train anew."
+            )
+        raise
 
 
 def _check_asked(asked: Mapping[str, Any]) -> None:
@@ -280,7 +295,7 @@ def _longer(
 ) -> TrainingConfig:  # fmt: skip
     """The settings with the new bound, which must lie beyond the old one; no bound keeps the old one."""
     if not bound.given:
-        if int(saved["step"]) >= training.steps:
+        if int(saved["step"]) >= training.steps and not saved["due"]:
             raise UsageError(
                 f"this run has made all of its {training.steps:,} steps.", f"Go on with --steps {2 * training.steps}."
             )

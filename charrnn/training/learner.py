@@ -2,7 +2,8 @@
 
 A Learner owns the network, its averaged copy, the optimizer, the carried state and the cursor; `advance` makes one
 step, `tensors`/`restore` put all of it into a file and back, so that a resumed run is bit for bit the uninterrupted
-one. Knows nothing of files, evaluation or when to stop.
+one. A step whose loss or gradient is not finite changes nothing but the place in the text. Knows nothing of files,
+evaluation or when to stop.
 
 AdamW: Loshchilov and Hutter (2019). Clipping by the global norm: Pascanu et al. (2013). Averaged weights (EMA):
 Polyak and Juditsky (1992), with a warm-up of the decay so that the first weights are soon forgotten.
@@ -42,6 +43,7 @@ class Means:
     loss: float
     accuracy: float
     gradient_norm: float
+    skipped: int  # steps that were not finite, since the run began
 
 
 class Learner:
@@ -62,12 +64,17 @@ class Learner:
         self.cursor = Cursor()
         self.state = self.network.begin(training.batch_size)
         self.step = 0
-        self.skipped = 0  # steps in a row that were not finite
+        self.asks = device.type == "cpu"  # whether a step was finite; elsewhere the answer would have to be waited for
+        self._skips = self._counted()
         self._sums = self._zero_sums()
 
     def _zero_sums(self) -> Tensor:
         """Loss, right predictions, tokens and gradient norms, summed on the device so that nothing waits for them."""
         return torch.zeros(5, dtype=torch.float32 if self.device.type == "mps" else torch.float64, device=self.device)
+
+    def _counted(self, last: int = -1, row: int = 0, total: int = 0) -> Tensor:
+        """Steps that were not finite, counted on the device: the last, how many in a row with it, most in a row, in all."""
+        return torch.tensor([last, row, row, total], device=self.device)
 
     @property
     def epoch(self) -> float:
@@ -75,7 +82,10 @@ class Learner:
         return self.cursor.epoch + self.cursor.window / self.streams.windows_per_epoch
 
     def advance(self) -> None:
-        """One optimizer step on one window; raises CharrnnError after ten windows in a row without a finite gradient."""
+        """One optimizer step on one window; raises CharrnnError after ten in a row that were not finite.
+
+        Where the device would have to be waited for, that is found by `take_means` and before anything is saved.
+        """
         window = self.streams.at(self.cursor)
         before = self._reset(window.reset)
         inputs, targets = (torch.from_numpy(ids).to(self.device) for ids in (window.inputs, window.targets))
@@ -84,23 +94,35 @@ class Learner:
             logits, after = self.network(inputs, before)  # (T, B, V)
         flat, wanted = logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1)
         loss = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
-        norm = self._descend(loss / wanted.numel())
+        norm, finite = self._descend(loss / wanted.numel())
         self.cursor = window.after
         self.step += 1
-        if not self._finite(norm):
-            self.state = before
-            return
         self._update_average()
-        self.state = tuple(part.detach().float() for part in after)
+        if not (self.asks and finite):
+            self._count(finite, loss.detach())
+        if self.asks and not finite:
+            self.state = before
+            self._check_skips()
+            return
         right = (flat.detach().argmax(-1) == wanted).sum()
         count = torch.full_like(right, wanted.numel())
-        self._sums += torch.stack([loss.detach(), right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
+        sums = torch.stack([loss.detach(), right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
+        self._sums += self._chosen(finite, sums, torch.zeros_like(sums))
+        self.state = tuple(self._chosen(finite, new.detach().float(), old) for new, old in zip(after, before, strict=True))
+
+    def _chosen(self, finite: Tensor, new: Tensor, old: Tensor) -> Tensor:
+        """`new` after a step that was finite, else `old`; decided on the device, where it has not been asked."""
+        return new if self.asks else torch.where(finite, new, old)
 
     def take_means(self) -> Means:
-        """Means over the steps since the last call; waits for the device."""
+        """Means over the steps since the last call (not numbers, if all were skipped); waits for the device."""
+        self._check_skips()
         loss, right, tokens, norms, steps = self._sums.tolist()
         self._sums = self._zero_sums()
-        return Means(loss / max(1.0, tokens), right / max(1.0, tokens), norms / max(1.0, steps))
+        skipped = int(self._skips[3])
+        if not steps:
+            return Means(math.nan, math.nan, math.nan, skipped)
+        return Means(loss / tokens, right / tokens, norms / steps, skipped)
 
     def learning_rate(self) -> float:
         """AdamW's learning rate at the next step."""
@@ -119,8 +141,8 @@ class Learner:
         keep = torch.from_numpy(~reset).to(self.device).unsqueeze(1)
         return tuple(torch.where(keep, part, torch.zeros_like(part)) for part in self.state)
 
-    def _descend(self, loss: Tensor) -> Tensor:
-        """Backpropagate, clip, update unless the gradient is not finite; returns the norm before clipping."""
+    def _descend(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Backpropagate, clip, update unless something is not finite; returns the norm before clipping, and whether not."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -128,31 +150,43 @@ class Learner:
             self.scaler.unscale_(optimizer)
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if self.device.type == "cpu" and not math.isfinite(float(norm)):
-            return norm
-        if self.scaler.is_enabled() and not math.isfinite(float(norm)):
-            self.scaler.update()  # the scale was too high: none of the optimizers may step, whichever's weights overflowed
-            return norm
-        if self.training.clip and not (self.device.type == "cpu" and float(norm) <= self.training.clip):
-            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.training.clip, norm)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
-        self.scaler.update()
-        return norm
+        finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
+        if not (self.asks and not finite):
+            if self.training.clip and not (self.asks and norm <= self.training.clip):
+                torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.training.clip, norm)
+            for optimizer in self.optimizers:
+                self._update(optimizer, finite)
+        self.scaler.update()  # `unscale_` has told it of any overflow
+        return norm, finite
 
-    def _finite(self, norm: Tensor) -> bool:
-        if self.device.type != "cpu" or math.isfinite(float(norm)):  # elsewhere asking would wait; `check_finite` does
-            self.skipped = 0
-            return True
-        self.skipped += 1
-        if self.skipped >= MOST_SKIPPED:
-            raise _diverged(self.step)
-        return False
+    def _update(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+        """One step of one optimizer, which itself leaves out a step that was not finite, whichever's weights it was for."""
+        if self.asks:
+            optimizer.step()
+        elif optimizer.defaults.get("fused", True):
+            vars(optimizer)["found_inf"] = (~finite).float()  # as torch's own GradScaler tells it
+            optimizer.step()
+        elif finite:  # MPS has no optimizer that could look for itself
+            optimizer.step()
+
+    def _count(self, finite: Tensor, loss: Tensor) -> None:
+        """Count a step that was not finite, unless a gradient scaler is still on its way down to the right scale."""
+        fault = ~finite
+        if self.scaler.is_enabled():
+            fault &= (self.scaler.scale(torch.ones_like(loss)) <= 1) | ~torch.isfinite(loss)
+        last, row, most, total = self._skips
+        row = torch.where(last == self.step - 1, row, 0) + 1
+        counted = torch.stack([torch.full_like(last, self.step), row, torch.maximum(most, row), total + 1])
+        self._skips = torch.where(fault, counted, self._skips)
+
+    def _check_skips(self) -> None:
+        if int(self._skips[2]) >= MOST_SKIPPED:
+            raise _diverged(self.step, f"{MOST_SKIPPED} steps in a row were not finite")
 
     def check_finite(self) -> None:
-        """Raise CharrnnError if a weight is not finite; called before anything is saved."""
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.network.parameters()):
-            raise _diverged(self.step)
+        """Raise CharrnnError if a weight is not finite; called before an evaluation."""
+        if not all(bool(torch.isfinite(w).all()) for network in (self.network, self.average) for w in network.parameters()):
+            raise _diverged(self.step, "weights are not finite")
 
     def _update_average(self) -> None:
         """Soon only every few steps, by as much as so many would have moved it: it follows as well at a part of the cost."""
@@ -164,7 +198,10 @@ class Learner:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay**every)
 
     def tensors(self) -> Tensors:
-        """All of it as named arrays: current and averaged weights, optimizer, carried state, random generators."""
+        """All of it as named arrays: current and averaged weights, optimizer, carried state, random generators.
+
+        Raises CharrnnError if something of it is not finite: what is saved, is.
+        """
         result: Tensors = {f"average/{name}": weight for name, weight in export_weights(self.average).items()}
         for name, weight in export_weights(self.network).items():
             result[f"current/{name}"] = weight
@@ -177,7 +214,18 @@ class Learner:
         result["random/cpu"] = torch.get_rng_state().numpy().copy()
         if self.device.type == "cuda":
             result["random/cuda"] = torch.cuda.get_rng_state(self.device).numpy().copy()
-        return result
+        return self._all_finite(result)
+
+    def averaged(self) -> Tensors:
+        """The averaged weights, by the names of a model file; raises CharrnnError if they are not finite."""
+        return self._all_finite(export_weights(self.average))
+
+    def _all_finite(self, tensors: Tensors) -> Tensors:
+        self._check_skips()
+        for name, array in tensors.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise _diverged(self.step, f"{name} is not finite")
+        return tensors
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
         """What its optimizer remembers of a weight."""
@@ -193,7 +241,11 @@ class Learner:
     def progress(self) -> dict[str, Any]:
         """What is not a tensor."""
         scaler = self.scaler.state_dict() if self.scaler.is_enabled() else {}
-        return {"step": self.step, "cursor": asdict(self.cursor), "skipped": self.skipped, "scaler": scaler}
+        last, row, _, total = self._skips.tolist()
+        return {
+            "step": self.step, "cursor": asdict(self.cursor), "skipped": row if last == self.step else 0, "skips": total,
+            "scaler": scaler,
+        }  # fmt: skip
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
         """Take up what `tensors` and `progress` gave; raises CheckpointError if something is missing or misshapen."""
@@ -206,7 +258,7 @@ class Learner:
     def _check(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
         """Every tensor must be there, as large and of the type that torch's kernels will take it for: they do not look."""
         expected = {name: (array.shape, array.dtype) for name, array in self.tensors().items() if name != "random/cuda"}
-        if progress["step"] > progress["skipped"]:
+        if any(name.startswith("optimizer/") for name in tensors) or progress["step"] > progress["skipped"]:
             for name, parameter in self.network.named_parameters():
                 for key in MOMENTS[type(self._optimizer_of(parameter))]:
                     expected[f"optimizer/{key}/{name}"] = (() if key == "step" else tuple(parameter.shape), np.dtype(np.float32))
@@ -228,7 +280,8 @@ class Learner:
                     moments[key] = torch.from_numpy(np.array(stored)).to(self.device)
         self.state = tuple(torch.from_numpy(np.array(tensors[f"state/{i}"])).to(self.device) for i in range(len(self.state)))
         self._sums = torch.from_numpy(np.array(tensors["progress/sums"])).to(self._sums)
-        self.step, self.skipped = int(progress["step"]), int(progress["skipped"])
+        self.step = int(progress["step"])
+        self._skips = self._counted(self.step, int(progress["skipped"]), int(progress["skips"]))
         self.cursor = Cursor(int(progress["cursor"]["epoch"]), int(progress["cursor"]["window"]))
         if progress["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(progress["scaler"]))
@@ -277,8 +330,8 @@ def _optimizers(network: LanguageModel, training: TrainingConfig, precision: str
     return optimizers
 
 
-def _diverged(step: int) -> CharrnnError:
+def _diverged(step: int, what: str) -> CharrnnError:
     return CharrnnError(
-        f"training diverged at step {step:,}: the numbers are no longer finite. The last save is untouched.",
-        "Try a lower --learning-rate (half of it) or a smaller --clip.",
+        f"training diverged at step {step:,}: {what}. What was saved before is untouched.",
+        "Try a lower --learning-rate (half of it), a smaller --clip, or --precision fp32.",
     )

@@ -6,7 +6,8 @@ nearest orthogonal matrix is approached by a quintic Newton-Schulz iteration on 
 its coefficients (Jordan's) take all but the smallest singular values near 1 within three rounds and no further, which
 suffices.
 
-Knows nothing of schedules: the learning rate of each group is set from outside. Weight decay is decoupled.
+Knows nothing of schedules: the learning rate of each group is set from outside. Weight decay is decoupled. Like torch's
+fused optimizers it makes no step where `found_inf`, set from outside, is not zero, without asking the device for it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Muon(torch.optim.Optimizer):
     `product` is the type in which the iteration multiplies. State: `momentum`, shaped as the matrix.
     """
 
+    found_inf: Tensor | None = None  # (1,)
+
     def __init__(
         self, matrices: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float, size: int, product: torch.dtype
     ) -> None:
@@ -47,12 +50,17 @@ class Muon(torch.optim.Optimizer):
         state = self.state[matrix]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(matrix)
+        go: float | Tensor = 1.0
+        if self.found_inf is not None:
+            go = 1 - self.found_inf  # 0 changes nothing below, once the gradient is a number
+            gradient = torch.where(go > 0, gradient, state["momentum"])
         mean = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(mean, group["momentum"])  # Nesterov's
         blocks = ahead.view(-1, self.size, matrix.shape[1]).to(self.product)
         wide = max(1.0, self.size / matrix.shape[1]) ** 0.5  # so that every step has the same effect on the outputs
-        matrix.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix.add_(orthogonalise(blocks).to(matrix.dtype).view_as(matrix), alpha=-group["lr"] * wide)
+        matrix.mul_(1 - group["lr"] * group["weight_decay"] * go)
+        change = orthogonalise(blocks).to(matrix.dtype).view_as(matrix)
+        matrix.add_(change * (-group["lr"] * wide * go))
 
 
 def orthogonalise(blocks: Tensor, rounds: int = ROUNDS) -> Tensor:

@@ -17,22 +17,24 @@ from charrnn.training.trainer import Best
 
 T = TypeVar("T")
 LONGEST = 1e9  # seconds
+MOST = 1 << 62  # what torch's and JSON's whole numbers hold
 
 
 def saved_progress(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The "resume" part of the metadata of `folder`'s last save, every entry as it must be; raises CheckpointError."""
     saved = metadata.get("resume")
     if isinstance(saved, dict):
-        saved = {"asked": [], "extended": False, "deadline": None, **saved}  # which earlier versions did not save
+        saved = {"asked": [], "extended": False, "deadline": None, "skips": 0, "due": False, **saved}  # not of all versions
     kinds = {
         "sources": list, "digest": str, "reading": dict, "units": dict, "training": dict, "step": int, "cursor": dict,
-        "skipped": int, "scaler": dict, "best": dict, "metrics_bytes": int, "asked": list, "extended": bool,
+        "skipped": int, "skips": int, "due": bool, "scaler": dict, "best": dict, "metrics_bytes": int, "asked": list,
+        "extended": bool,
     }  # fmt: skip
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
         raise unfit(folder, "it does not say how to go on")
     cursor = saved["cursor"]
-    numbers = [saved["step"], saved["skipped"], saved["metrics_bytes"], cursor.get("epoch"), cursor.get("window")]
-    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+    numbers = [saved["step"], saved["skipped"], saved["skips"], saved["metrics_bytes"], cursor.get("epoch"), cursor.get("window")]
+    if not all(isinstance(number, int) and 0 <= number < MOST for number in numbers):
         raise unfit(folder, "its progress makes no sense")
     if not all(isinstance(source, str) and "\0" not in source for source in saved["sources"]):
         raise unfit(folder, "it does not say where its text is")

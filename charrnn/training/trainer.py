@@ -77,6 +77,7 @@ class Run:
     deadline: Deadline | None = None
     asked: frozenset[str] = frozenset()  # names of the settings that were set, which the repeating command names
     extended: bool = False  # whether the bound was changed on the way, so that no single command repeats the run
+    due: bool = False  # whether the step that was made last has still to be evaluated
     best: Best = field(default_factory=Best)
     _saved_at: float = 0.0
     _means_at: tuple[float, int] = (0.0, 0)
@@ -88,24 +89,31 @@ class Run:
         self._saved_at = time.monotonic()
         self._means_at = (time.monotonic(), learner.step)
         reason = "done"
-        while learner.step < learner.training.steps:
-            learner.advance()
-            self._keep_time()
-            last = learner.step == learner.training.steps
-            if last or learner.step % every == 0:
-                yield self._log(self._step())
-            if last or learner.step % learner.training.eval_every == 0:
+        while self.due or learner.step < learner.training.steps:
+            if not self.due:
+                yield from self._advance(every)
+            if self.due:
                 yield from self._evaluate()
-                if self._out_of_patience() and not last:
+                if self._out_of_patience() and learner.step < learner.training.steps:
                     reason = "early stop"
                     break
             elif time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
                 yield self._save_last()
-            if not last and self.stop():
+            if (self.due or learner.step < learner.training.steps) and self.stop():
                 reason = "interrupted"
                 yield self._save_last()
                 break
         yield self._finished(reason)
+
+    def _advance(self, every: int) -> Iterator[Event]:
+        """One step, and word of it where `every` so many are told of."""
+        learner = self.learner
+        learner.advance()
+        self._keep_time()
+        last = learner.step == learner.training.steps
+        self.due = last or learner.step % learner.training.eval_every == 0
+        if last or learner.step % every == 0:
+            yield self._log(self._step())
 
     def _keep_time(self) -> None:
         """Settle how many steps there is time for, where time is the bound."""
@@ -115,9 +123,9 @@ class Run:
             self.about["provenance"]["settings"]["steps"] = learner.training.steps
 
     def _out_of_patience(self) -> bool:
-        """Whether nothing has become better for too long."""
+        """Whether nothing has become better for too long, as far as is known."""
         training = self.learner.training
-        return bool(training.patience) and self.best.since >= training.patience
+        return not self.due and bool(training.patience) and self.best.since >= training.patience
 
     def seconds(self) -> float:
         """Seconds since the process started."""
@@ -133,7 +141,7 @@ class Run:
         return Step(
             learner.step, learner.training.steps, learner.epoch, means.loss, means.accuracy, learner.learning_rate(),
             means.gradient_norm, tokens / max(1e-9, seconds_per_step), self.seconds(),
-            self._seconds_left(seconds_per_step), machine.memory_bytes(learner.device),
+            self._seconds_left(seconds_per_step), machine.memory_bytes(learner.device), means.skipped,
         )  # fmt: skip
 
     def _seconds_left(self, seconds_per_step: float) -> float:
@@ -147,9 +155,14 @@ class Run:
         return min(left, estimate) if training.steps >= deadline.most else left
 
     def _evaluate(self) -> Iterator[Event]:
+        """Score the averaged weights and save; nothing if it is to stop before the score is known: then it stays due."""
         began = time.monotonic()
         self.learner.check_finite()
-        report = self._score()
+        try:
+            report = self._score()
+        except evaluate.Abandoned:
+            return
+        self.due = False
         better = report.loss < self.best.loss
         if better:
             self.best = Best(report.loss, report.bits_per_character, self.learner.step)
@@ -178,7 +191,7 @@ class Run:
     def _score(self) -> Report:
         held, tokens = self.held, self.held.tokens
         streams, precision = evaluate.streams_for(len(tokens)), self.learner.precision
-        nats, correct = evaluate.stream_loss(self.learner.average, tokens, streams, precision=precision)
+        nats, correct = evaluate.stream_loss(self.learner.average, tokens, streams, precision=precision, stop=self.stop)
         nats += held.hidden * self.tokenizer.escape_nats
         return Report(nats, len(tokens) - 1, correct, held.characters, held.utf8_bytes, held.hidden)
 
@@ -196,20 +209,20 @@ class Run:
         self.about["provenance"]["scores"] = scores
         path = self.folder / runs.MODEL_FILE
         about = {**self.about, "saved": round(time.time())}
-        runs.save(path, self.learner.model_config, self.tokenizer, export_weights(self.learner.average), about)
+        runs.save(path, self.learner.model_config, self.tokenizer, self.learner.averaged(), about)
         return Saved(self.learner.step, path)
 
     def _save_last(self) -> Saved:
         """Everything needed to go on exactly, in one file."""
-        self.learner.check_finite()
         path, metrics = self.folder / runs.LAST_FILE, self.folder / METRICS_FILE
+        durable.sync(metrics)  # its length is about to be saved
         metadata = runs.describe(self.learner.model_config, self.tokenizer, {**self.about, "saved": round(time.time())})
         best = {key: value for key, value in asdict(self.best).items() if math.isfinite(value)}
         metadata["resume"] = {
             **self.resume, **self.learner.progress(), "best": best, "training": asdict(self.learner.training),
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
             "deadline": self.deadline.as_json() if self.deadline else None, "asked": sorted(self.asked),
-            "extended": self.extended,
+            "extended": self.extended, "due": self.due,
         }  # fmt: skip
         checkpoint.write(path, metadata, {**self.learner.tensors(), **self.tokenizer.tensors()})
         self._saved_at = time.monotonic()
