@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from charrnn.config import TokenizerConfig
 from charrnn.errors import TokenizerError, UsageError
-from charrnn.text import subword, tokenizers
+from charrnn.text import proto, subword, tokenizers
 from charrnn.text.tokenizers import BOS, EOS, PAD, RESERVED, UNK, ByteTokenizer, CharTokenizer
 
 CANDLE = "The candle leaned, the window let it lean,\n    and all the names for evening fell between.\n" * 40
@@ -280,6 +280,50 @@ def test_foreign_models_are_refused(changed: dict[str, object], why: str) -> Non
         tokenizers.load("subword", {subword.TENSOR: stranger(**changed)})
 
 
+@pytest.mark.parametrize("tokenizer", [UNIGRAM, BPE], ids=["unigram", "bpe"])
+def test_what_the_library_gets_is_written_anew_and_cuts_text_as_the_trained_model_does(
+    tokenizer: subword.SubwordTokenizer,
+) -> None:
+    import sentencepiece
+
+    trained = tokenizer.tensors()[subword.TENSOR].tobytes()
+    kind, pieces = proto.read(trained)
+    assert proto.read(proto.write(kind, pieces)) == (kind, pieces)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=trained)
+    for line in CANDLE.split("\n"):
+        assert tokenizer.encode(line).tolist() == processor.encode(line)
+
+
+def piece(content: bytes, score: bytes = bytes(4), kind: int = 1) -> bytes:
+    """A piece, as a field of a model."""
+    inner = b"\x0a" + proto._encoded(len(content)) + content + b"\x15" + score + b"\x18" + proto._encoded(kind)
+    return b"\x0a" + proto._encoded(len(inner)) + inner
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        piece(b"a" * 100_000),  # SentencePiece's issue 1263: its loader recursed along it until the stack was full
+        piece(b""),
+        piece(b"a\0b"),
+        piece(b"\xff"),
+        piece(b"nan", bytes.fromhex("0000c07f")),
+        piece(b"infinite", bytes.fromhex("0000807f")),
+        piece(b"unused", kind=5),
+        piece(b"control", kind=3),
+        piece(b"<unk>"),
+        b"\x0a\xff\xff\xff\xff\x0f",
+        b"\x80" * 11,
+        b"\x0b",
+    ],
+)
+def test_a_piece_that_cannot_be_is_refused_before_the_library_sees_it(field: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subword, "_processor", lambda model: pytest.fail("it was handed on"))
+    model = UNIGRAM.tensors()[subword.TENSOR].tobytes() + field
+    with pytest.raises(TokenizerError):
+        tokenizers.load("subword", {subword.TENSOR: np.frombuffer(model, np.uint8)})
+
+
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_a_damaged_model_is_refused_or_works(data: st.DataObject) -> None:
@@ -301,7 +345,7 @@ def test_a_damaged_model_is_refused_or_works(data: st.DataObject) -> None:
 
 def test_a_model_too_large_or_of_another_type_is_refused() -> None:
     model = UNIGRAM.tensors()[subword.TENSOR]
-    for tensor in (model.astype(np.int64), model.reshape(1, -1), np.zeros(subword.MAX_MODEL_BYTES + 1, np.uint8)):
+    for tensor in (model.astype(np.int64), model.reshape(1, -1), np.zeros(proto.MAX_MODEL_BYTES + 1, np.uint8)):
         with pytest.raises(TokenizerError):
             tokenizers.load("subword", {subword.TENSOR: tensor})
 

@@ -9,8 +9,8 @@ Text is segmented in units: a line with its newline, longer ones cut every UNIT 
 stream encodes as the whole text does. It is one segmentation out of many: the likelihood it gives is a lower bound.
 Decoding is a table from id to bytes; SentencePiece has no part in it.
 
-A model out of a file is untrusted: its size is bounded, a normaliser of its own is refused before any of its bytes are
-interpreted by C++, and it must have our layout and give a probe text back.
+A model out of a file is untrusted: its pieces are read by proto.py, must have our layout and give a probe text back, and
+C++ is handed a message made of them, none of the file's own bytes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 
 from charrnn.config import TokenizerConfig
 from charrnn.errors import TokenizerError, UsageError
+from charrnn.text import proto
 from charrnn.text.tokenizers import RESERVED, UNK, BytesTokenizer, Ids, Tokenizer, reserved_bytes, well_formed
 
 TENSOR = "tokenizer.sentencepiece"
-MAX_MODEL_BYTES = 32 << 20
-MAX_PIECES = 200_000
+NAMES = ("<pad>", "<bos>", "<eos>", "<unk>")
 UNIT = 4096
 BASE = RESERVED + 1 + 256  # reserved, newline, bytes
 SMALLEST, SMALL, LARGE = BASE + 39, 2000, 8000
@@ -51,15 +51,16 @@ class SubwordTokenizer(BytesTokenizer):
     kind = "subword"
 
     def __init__(self, model: NDArray[Any]) -> None:
-        self._model = _checked_model(model)
-        self._processor = _processor(self._model.tobytes())
-        super().__init__(_checked_table(self._processor))
-        byte_ids = {piece: token for token, piece in enumerate(self._table) if len(piece) == 1 and self._processor.is_byte(token)}
+        checked, pieces = _pieces(model)
+        self._model = np.frombuffer(model.tobytes(), np.uint8)
+        super().__init__(reserved_bytes() + [_content(piece) for piece in pieces[RESERVED:]])
+        byte_ids = {self._table[token]: token for token, piece in enumerate(pieces) if piece.kind == proto.BYTE}
         if len(byte_ids) != 256:
-            raise _foreign("it has no piece for every byte")
+            raise proto.foreign("it has no piece for every byte")
+        self._processor = _processor(checked)
         self._space_ids = [byte_ids[bytes([value])] for value in SPACE.encode("utf-8")]
         if self.decode(self._encoded(PROBE)) != PROBE:
-            raise _foreign("it does not give text back as it was")
+            raise proto.foreign("it does not give text back as it was")
 
     def encode(self, text: str) -> Ids:
         """See Tokenizer."""
@@ -216,76 +217,30 @@ def _processor(model: bytes) -> Any:
     try:
         return _library().SentencePieceProcessor(model_proto=model)
     except _FROM_CPP as error:
-        raise _foreign("SentencePiece cannot read it") from error
+        raise proto.foreign("SentencePiece cannot read it") from error
 
 
-def _foreign(why: str) -> TokenizerError:
-    return TokenizerError(f"the SentencePiece model is damaged or not one of charrnn's: {why}.", "Use another copy of the file.")
+def _pieces(model: NDArray[Any]) -> tuple[bytes, list[proto.Piece]]:
+    """The model that SentencePiece is to run, and its pieces, which must be laid out as ours."""
+    if model.dtype != np.uint8 or model.ndim != 1:
+        raise proto.foreign(f"it is {model.dtype} of shape {model.shape}")
+    kind, pieces = proto.read(model.tobytes())
+    if len(pieces) <= BASE:
+        raise proto.foreign(f"it has {len(pieces):,} pieces")
+    special = [(piece.text, piece.kind) for piece in pieces[:RESERVED]]
+    kinds = [proto.CONTROL] * 3 + [proto.UNKNOWN]
+    if special != list(zip(NAMES, kinds, strict=True)) or any(piece.kind in kinds for piece in pieces[RESERVED:]):
+        raise proto.foreign("its reserved pieces are not where they must be")
+    if len({piece.text for piece in pieces}) != len(pieces):
+        raise proto.foreign("a piece of it stands there twice")
+    return proto.write(kind, pieces), pieces
 
 
-def _checked_model(model: NDArray[Any]) -> NDArray[np.uint8]:
-    """The bytes, if there are as many as can be, and they are a model that brings no normaliser."""
-    if model.dtype != np.uint8 or model.ndim != 1 or not 0 < len(model) <= MAX_MODEL_BYTES:
-        raise _foreign(f"it is {model.dtype} of shape {model.shape}")
-    data = model.tobytes()
-    for number, value in _fields(data):
-        if number in (3, 5) and any(inner == 2 and content for inner, content in _fields(value)):
-            raise _foreign("it brings a normaliser")
-    return np.frombuffer(data, np.uint8)
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The top fields of a protocol buffer: number and content (empty for numbers); raises TokenizerError if malformed."""
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        wire, length = tag & 7, 0
-        if wire == 0:
-            _, position = _varint(data, position)
-        elif wire == 2:
-            length, position = _varint(data, position)
-        elif wire in (1, 5):
-            position += 8 if wire == 1 else 4
-        else:
-            raise _foreign("it has a field of no known kind")
-        if position + length > len(data):
-            raise _foreign("it ends too early")
-        yield tag >> 3, data[position : position + length]
-        position += length
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            break
-        value |= (data[position] & 0x7F) << shift
-        position += 1
-        if data[position - 1] < 0x80:
-            return value, position
-    raise _foreign("it holds a number without an end")
-
-
-def _checked_table(processor: Any) -> list[bytes]:
-    """What each id decodes to, as UTF-8; raises TokenizerError if the ids are not laid out as ours."""
-    size = processor.get_piece_size()
-    if not BASE < size <= MAX_PIECES:
-        raise _foreign(f"it has {size:,} pieces")
-    try:
-        pieces = [processor.id_to_piece(token) for token in range(size)]
-    except _FROM_CPP as error:
-        raise _foreign("a piece of it is no text") from error
-    special = [token for token in range(size) if processor.is_control(token) or processor.is_unknown(token)]
-    unused = any(processor.is_unused(token) for token in range(size))
-    if pieces[:RESERVED] != ["<pad>", "<bos>", "<eos>", "<unk>"] or special != list(range(RESERVED)) or unused:
-        raise _foreign("its reserved pieces are not where they must be")
-    return reserved_bytes() + [_content(processor, token, pieces[token]) for token in range(RESERVED, size)]
-
-
-def _content(processor: Any, token: int, piece: str) -> bytes:
-    if not processor.is_byte(token):
-        return piece.replace(SPACE, " ").encode("utf-8")
-    match = _BYTE_PIECE.fullmatch(piece)
+def _content(piece: proto.Piece) -> bytes:
+    """What a piece decodes to, as UTF-8."""
+    if piece.kind != proto.BYTE:
+        return piece.text.replace(SPACE, " ").encode("utf-8")
+    match = _BYTE_PIECE.fullmatch(piece.text)
     if match is None:
-        raise _foreign("a byte piece of it names no byte")
+        raise proto.foreign("a byte piece of it names no byte")
     return bytes([int(match[1], 16)])
