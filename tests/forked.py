@@ -54,16 +54,23 @@ class Child:
             _work(work, inner, outer, memory, file_size, closed)
         for descriptor in set(inner):
             os.close(descriptor)
-        self._outer, self._pieces = outer, {descriptor: bytearray() for descriptor in outer}
-        self._status: int | None = None
+        self._outer, self._gone = outer, list[int]()
+        self._pieces = {descriptor: bytearray() for descriptor in outer}
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the child."""
         os.kill(self.pid, number)
 
-    def write(self, data: bytes) -> None:
-        """Write to the child's terminal."""
-        os.write(self._outer[0], data)
+    def read(self) -> bool:
+        """Take in what one of the streams has; False where none has anything more."""
+        ready, _, _ = select.select(self._outer, [], [], 10.0)
+        return sum(map(self._read, ready)) > 0
+
+    def hang_up(self) -> None:
+        """Close our side: the reader of the pipes, or the terminal, goes away."""
+        for descriptor in self._outer:
+            os.close(descriptor)
+        self._gone, self._outer = self._outer, []
 
     def end(self, seconds: float = 10.0) -> Ended:
         """Wait for the end, collecting what is written; a child that takes longer is killed (code -9)."""
@@ -81,7 +88,7 @@ class Child:
         _, status = os.waitpid(self.pid, 0)
         for descriptor in self._outer:
             os.close(descriptor)
-        out, *rest = (bytes(self._pieces[descriptor]) for descriptor in self._outer)
+        out, *rest = (bytes(self._pieces[descriptor]) for descriptor in self._outer or self._gone)
         return Ended(os.waitstatus_to_exitcode(status), out, rest[0] if rest else b"")
 
     def _read(self, descriptor: int) -> bool:
@@ -161,8 +168,8 @@ def _reopen(closed: tuple[int, ...]) -> None:
         else:
             errors = "strict" if stream < 2 else "backslashreplace"
             buffering = 1 if os.isatty(stream) or stream == 2 else -1
-            opened = open(stream, "r" if stream == 0 else "w", buffering, "utf-8", errors, closefd=False)
-            setattr(sys, name, opened)
+            how = "r" if stream == 0 else "w"
+            setattr(sys, name, open(stream, how, buffering, "utf-8", errors, closefd=False))  # noqa: SIM115
 
 
 @contextlib.contextmanager

@@ -24,11 +24,17 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT"
 
 
 class Terminated(BaseException):
-    """One of ENDING came; like KeyboardInterrupt it is not an Exception, so that nothing swallows it."""
+    """One of ENDING came; like KeyboardInterrupt it is not an Exception, so that nothing swallows it.
+
+    `last` is the number of the last one: on its way out it may become another error, as where the terminal is gone and
+    what would restore it cannot be written.
+    """
+
+    last = 0
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.number = number
+        Terminated.last = number
 
 
 def main() -> NoReturn:
@@ -54,19 +60,20 @@ def handle(number: int, handler: Any) -> Any:
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line and return its exit code; every expected failure is told on stderr."""
+    Terminated.last = 0
     try:
         code = _guarded(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Terminated as ended:
-        code = 128 + ended.number
+        code = 128 + ended.last
     except BrokenPipeError:
         code = BROKEN_PIPE
     except OSError as error:
         code = _system_error(error)
     _drop_unwritten()
-    return code
+    return 128 + Terminated.last if Terminated.last else code
 
 
 def _guarded(arguments: Sequence[str]) -> int:

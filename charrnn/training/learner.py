@@ -97,13 +97,13 @@ class Learner:
         norm, finite = self._descend(loss / wanted.numel())
         self.cursor = window.after
         self.step += 1
-        self._update_average()
         if not (self.asks and finite):
             self._count(finite, loss.detach())
         if self.asks and not finite:
             self.state = before
             self._check_skips()
             return
+        self._update_average(finite)
         right = (flat.detach().argmax(-1) == wanted).sum()
         count = torch.full_like(right, wanted.numel())
         sums = torch.stack([loss.detach(), right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
@@ -188,14 +188,19 @@ class Learner:
         if not all(bool(torch.isfinite(w).all()) for network in (self.network, self.average) for w in network.parameters()):
             raise _diverged(self.step, "weights are not finite")
 
-    def _update_average(self) -> None:
+    def _update_average(self, finite: Tensor) -> None:
         """Soon only every few steps, by as much as so many would have moved it: it follows as well at a part of the cost."""
         every = AVERAGE_EVERY if self.step > AVERAGE_ALL and self.training.ema else 1
         if self.step % every:
             return
         decay = min(self.training.ema, (1 + self.step) / (10 + self.step)) if self.training.ema else 0.0
+        average, current = list(self.average.parameters()), list(self.network.parameters())
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay**every)
+            if self.asks:
+                torch._foreach_lerp_(average, current, 1 - decay**every)
+                return
+            for old, new in zip(average, torch._foreach_lerp(average, current, 1 - decay**every), strict=True):
+                old.copy_(torch.where(finite, new, old))
 
     def tensors(self) -> Tensors:
         """All of it as named arrays: current and averaged weights, optimizer, carried state, random generators.
