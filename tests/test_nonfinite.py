@@ -133,6 +133,7 @@ def test_a_scaler_on_its_way_down_is_no_fault() -> None:
     learner = make()
     learner.asks = False
     learner.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    next(learner.network.parameters()).register_hook(lambda gradient: 1e6 * gradient)
     before = checkpoint.tensor_digest({name: array for name, array in learner.tensors().items() if "average" in name})
     advance(learner, 24)
     assert learner.scaler.get_scale() < 2.0**127
