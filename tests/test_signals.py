@@ -151,6 +151,29 @@ def test_a_signal_during_an_import_is_quiet(module: str, arguments: tuple[str, .
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, b"", b"")
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_comes_in_a_callback_is_not_lost(number: int, trained: Path, here: None) -> None:
+    """Python drops what a callback raises; in an import there are many."""
+
+    class Signalling:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def work() -> int:
+        survey = corpus.survey
+
+        def dropping(*values: Any) -> Any:
+            Signalling()
+            time.sleep(5)  # until the signal comes again
+            return survey(*values)
+
+        corpus.survey = dropping
+        return command(*TRAIN)()
+
+    ended = forked(work)
+    assert (ended.code, ended.err) == (128 + number, b"")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_the_editor_of_a_session_gives_the_terminal_back(number: int, terminal: Callable[..., Terminal]) -> None:
     one = terminal()
@@ -217,7 +240,7 @@ def test_signals_at_any_moment_of_a_real_process(trained: Path, run: Run) -> Non
             time.sleep(choose.uniform(0.0, 4.0))
             child.send_signal(number)
             _, text = child.communicate(timeout=30)
-        assert child.returncode == 128 + number, text
+        assert child.returncode in (128 + number, -number), text  # the shell calls both 130
         assert b"Traceback" not in text, text
         assert b"Exception ignored" not in text, text
         phases["saved" if b"interrupted at step" in text else "not begun"] += 1

@@ -42,6 +42,7 @@ def main() -> NoReturn:
     handle(signal.SIGINT, signal.default_int_handler)
     for number in ENDING:
         handle(number, _terminate)
+    sys.unraisablehook = _bring_back
     _open_missing_streams()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # they name source lines, which say nothing to who only uses the program
@@ -141,6 +142,17 @@ def _tell(message: str, hint: str, code: int) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated(number)
+
+
+def _bring_back(dropped: Any) -> None:
+    """What a signal raised in the midst of a callback, as of an import, Python would drop: let the signal come once more."""
+    number = {KeyboardInterrupt: signal.SIGINT, Terminated: Terminated.last}.get(dropped.exc_type)
+    if number is None:
+        sys.__unraisablehook__(dropped)
+        return
+    import threading
+
+    threading.Timer(0.02, signal.raise_signal, [number]).start()  # when the callback is over
 
 
 def _open_missing_streams() -> None:

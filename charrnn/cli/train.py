@@ -107,9 +107,8 @@ class Stop:
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         again = self.number != 0
-        self.number = self.number or number
+        self.number, self.wanted = self.number or number, True  # should a library swallow what is raised below
         if self.armed and (not again or number == getattr(signal, "SIGHUP", 0)):
-            self.wanted = True
             return
         raise KeyboardInterrupt if number == signal.SIGINT else main.Terminated(number)
 

@@ -17,10 +17,10 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ from charrnn.errors import CheckpointError
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 16 << 20
 MAX_FILE_BYTES = 16 << 30
+MAX_VALUES = 1 << 18  # in a header: some ten for each tensor; as Python objects they take up to 60 times their JSON
+MAX_DEPTH = 64  # of a header; ours have 5, and whoever walks through what a file says may call itself for each level
 _ZERO_CHECKSUM = "0" * 64
 _CHECKSUM_MARK = b'\\"checksum\\":\\"'  # as it stands inside the JSON string inside the header JSON
 _DTYPES = {
@@ -130,37 +132,70 @@ def _read_bytes(path: Path) -> bytes:
             size = file.seek(0, 2)
             if size > MAX_FILE_BYTES:
                 raise CheckpointError(f"{str(path)!r} has {size:,} bytes; a checkpoint has at most {MAX_FILE_BYTES:,}.")
+            _refuse_foreign(file, size, str(path))
             file.seek(0)
-            return file.read()
+            return file.read(size)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"cannot read {str(path)[:300]!r}: {reason}.", "`charrnn runs` lists what there is.") from error
+
+
+def _refuse_foreign(file: BinaryIO, size: int, name: str) -> None:
+    """Raise CheckpointError by the header alone: some GB of something else need not be read for that."""
+    file.seek(0)
+    head = file.read(8)
+    _metadata(_header(head + file.read(_header_length(head, size, name)), name)[0], name)
 
 
 def _damaged(name: str, why: str) -> CheckpointError:
     return CheckpointError(f"{name!r} is damaged or not a charrnn checkpoint: {why}.", "Use another copy of it, or train again.")
 
 
-def _header(data: bytes, name: str) -> tuple[dict[str, Any], int]:
-    if len(data) < 8:
-        raise _damaged(name, f"it has only {len(data)} bytes")
-    length = int.from_bytes(data[:8], "little")
-    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
+def _header_length(head: bytes, size: int, name: str) -> int:
+    """The length that the first bytes of a file of `size` bytes state, if it can be."""
+    if size < 8:
+        raise _damaged(name, f"it has only {size} bytes")
+    length = int.from_bytes(head[:8], "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
         raise _damaged(name, "its header length is impossible")
-    header = _json_object(data[8 : 8 + length], name)
-    return header, 8 + length
+    return length
 
 
-def _json_object(text: bytes | str, name: str) -> dict[str, Any]:
+def _header(data: bytes, name: str) -> tuple[dict[str, Any], int]:
+    length = _header_length(data, len(data), name)
+    try:
+        text = data[8 : 8 + length].decode("utf-8")  # json itself would also take UTF-16, and halves of surrogate pairs
+    except UnicodeDecodeError as error:
+        raise _damaged(name, "its header is not UTF-8") from error
+    return _json_object(text, name), 8 + length
+
+
+def _json_object(text: str, name: str) -> dict[str, Any]:
+    if sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise _damaged(name, f"its header holds more than {MAX_VALUES:,} values")
     try:
         value = json.loads(
             text, object_pairs_hook=_without_duplicates, parse_constant=_refuse, parse_int=_small_int, parse_float=_finite
         )
+        _check_depth(value)
     except (ValueError, RecursionError) as error:
         raise _damaged(name, "its header is not proper JSON") from error
     if not isinstance(value, dict):
         raise _damaged(name, "its header is not a JSON object")
     return value
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError if lists and objects lie deeper in each other than MAX_DEPTH."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
+    if level:
+        raise ValueError("too deep")
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -175,7 +210,7 @@ def _refuse(constant: str) -> Any:
 
 
 def _small_int(digits: str) -> Any:
-    return int(digits) if len(digits) < 19 else _refuse(digits)
+    return int(digits) if len(digits) <= 20 and -(2**63) <= int(digits) < 2**63 else _refuse(digits)
 
 
 def _finite(digits: str) -> Any:

@@ -23,6 +23,8 @@ from charrnn.text.tokenizers import EOS, Tokenizer
 
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "last.safetensors"
+LARGEST_WEIGHT = 1e6  # no training arrives there; from 1e15 on sums of products overflow, and what is drawn is no number
+MOST_SAID = 200  # characters of what a file says of itself that a message repeats
 AVERAGE = "average/"  # prefix of the averaged weights inside LAST_FILE
 
 
@@ -98,7 +100,7 @@ def from_checkpoint(content: Checkpoint, path: Path) -> Model:
     run_name = content.metadata.get("name")
     return Model(
         config, tokenizer, weights, start, provenance if isinstance(provenance, dict) else {},
-        run_name if isinstance(run_name, str) else path.stem, path, digest,
+        run_name[:MOST_SAID] if isinstance(run_name, str) else path.stem, path, digest,
     )  # fmt: skip
 
 
@@ -109,7 +111,9 @@ def _config(metadata: Mapping[str, Any], name: str) -> ModelConfig:
     try:
         return from_mapping(ModelConfig, values, repr(name))
     except (UsageError, TypeError) as error:
-        raise CheckpointError(f"{name!r} describes an impossible model: {error}", "Use another copy of it.") from error
+        raise CheckpointError(
+            f"{name!r} describes an impossible model: {str(error)[:MOST_SAID]}", "Use another copy of it."
+        ) from error
 
 
 def _averaged(tensors: Tensors) -> Tensors:
@@ -127,10 +131,11 @@ def _check_weights(config: ModelConfig, weights: Tensors, name: str) -> None:
         if found.shape != shape or found.dtype not in (np.float32, np.float16):
             expected = f"expected {shape}, float32 or float16"
             raise CheckpointError(f"{name!r}: tensor {key!r} is {found.shape}, {found.dtype}; {expected}.", "Use another copy.")
-        if not np.isfinite(found).all():
-            raise CheckpointError(
-                f"{name!r}: tensor {key!r} holds values that are no numbers.", "Use another copy, or train again."
-            )
+        low, high = float(found.min(initial=0)), float(found.max(initial=0))  # nan if one of them is
+        if not -LARGEST_WEIGHT <= low <= high <= LARGEST_WEIGHT:
+            values = "values that are no numbers" if not np.isfinite([low, high]).all() else f"values up to {max(-low, high):g}"
+            message = f"{name!r}: tensor {key!r} holds {values}; expected at most {LARGEST_WEIGHT:g} either way."
+            raise CheckpointError(message, "Use another copy, or train again.")
     if config.tie_weights and (config.embedding != "learned" or config.embedding_size != config.hidden_size):
         raise CheckpointError(f"{name!r}: tied weights need an embedding as wide as the hidden layer.", "Use another copy.")
 

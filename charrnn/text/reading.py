@@ -24,7 +24,7 @@ from charrnn.text.encodings import check_encoding, guess
 from charrnn.text.sources import BLOCK, Readable, Source, unreadable
 from charrnn.text.tokenizers import well_formed
 
-MAX_ROW = 64 << 20  # characters
+MAX_ROW = 16 << 20  # characters: as Python objects, those of the worst row take some 30 bytes each
 GUESSED_FROM = 4 << 20  # bytes
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -150,10 +150,14 @@ def _lines(source: Source, text: Iterable[str]) -> Iterator[str]:
         held.append(rest)
         size += len(rest)
         if size > MAX_ROW:
-            found = f"a row of {source.name!r} has more than {MAX_ROW:,} characters"
-            raise CorpusError(f"{found}.", "If it holds no rows, call it .txt.")
+            raise _too_long(source)
     if size:
         yield "".join(held)
+
+
+def _too_long(source: Source) -> CorpusError:
+    found = f"a row of {source.name!r} has more than {MAX_ROW:,} characters"
+    return CorpusError(f"{found}.", "If it holds no rows, call it .txt.")
 
 
 def _json_rows(source: Source, reading: ReadingConfig, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
@@ -191,9 +195,27 @@ def _table(source: Source, reading: ReadingConfig, text: Iterable[str]) -> Itera
         yield row[0], _cell(source, row, column)
 
 
+class _RowLines:
+    """Lines for the csv module, which takes one after the other while quotes are open: as many as a row may have."""
+
+    def __init__(self, source: Source, lines: Iterator[str]) -> None:
+        self._source, self._lines, self._size = source, lines, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._lines:
+            self._size += len(line)
+            if self._size > MAX_ROW:
+                raise _too_long(self._source)
+            yield line
+
+    def begin_row(self) -> None:
+        """The row in hand is complete."""
+        self._size = 0
+
+
 def _csv_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(MAX_ROW)  # the module's own, 131,072, is less than a chapter; it can only be set for all
-    lines = _lines(source, text)
+    lines = _RowLines(source, _lines(source, text))
     if source.format == "csv":
         reader = csv.reader(lines, strict=True)
     else:
@@ -206,6 +228,7 @@ def _csv_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, list[s
             raise CorpusError(f"{where} is no proper .{source.format}: {error}.", "Mend that line, or take it out.") from error
         if row is None:
             return
+        lines.begin_row()
         if row:
             yield reader.line_num, row
 

@@ -122,13 +122,17 @@ def raw_digest(sources: Sequence[Source]) -> str:
 
 
 def stem(sources: Sequence[Source]) -> str:
-    """A name for a run on these sources: that of the first argument without its suffixes; "text" for a pipe."""
+    """A name for a run on these sources: that of the first argument without its suffixes; "text" for a pipe.
+
+    And for a home folder, which is called as its owner is: the name goes into the model, and models are shared.
+    """
     first = sources[0]
     if first.spool is not None:
         return "text"
     path = Path(first.argument)
     if path.is_dir():
-        return path.resolve().name or "text"
+        at_home = os.path.realpath(path) == os.path.realpath(os.path.expanduser("~"))
+        return "text" if at_home else path.resolve().name or "text"
     path = first.path.with_suffix("") if first.packed else first.path
     return path.stem or "text"
 

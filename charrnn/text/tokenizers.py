@@ -27,6 +27,7 @@ RESERVED = 4
 REPLACEMENT = "\ufffd"
 SCALAR_VALUES = 0x110000 - 0x800  # every code point but the surrogates
 MOST_CHARACTERS = 500  # up to here "auto" means char,
+MOST_LETTERS = 1_000_000 - RESERVED  # a model has a million tokens at most
 LEAST_MEETINGS = 20  # and beyond it too, while a character is met fewer times than this on average: no piece is learnt so
 HIDDEN_SHARE = 0.001  # characters seen once become <unk> where together they are less of the text than this
 ALPHABET = "tokenizer.alphabet"
@@ -233,9 +234,13 @@ def load(kind: str, tensors: Mapping[str, NDArray[Any]]) -> Tokenizer:
     mine = {name: array for name, array in tensors.items() if name.startswith("tokenizer.")}
     expected = {"char": [ALPHABET], "byte": [], "subword": ["tokenizer.sentencepiece"]}.get(kind)
     if expected is None:
-        raise TokenizerError(f"the tokenizer is of kind {kind!r}; expected char, byte or subword.", "Install a newer charrnn-lm.")
+        raise TokenizerError(
+            f"the tokenizer is of kind {kind[:20]!r}; expected char, byte or subword.", "Install a newer charrnn-lm."
+        )
     if sorted(mine) != expected:
-        raise TokenizerError(f"a {kind} tokenizer is stored as {expected}; found {sorted(mine)}.", ANOTHER_COPY)
+        raise TokenizerError(
+            f"a {kind} tokenizer is stored as {expected}; found {[name[:80] for name in sorted(mine)[:9]]}.", ANOTHER_COPY
+        )
     if kind == "byte":
         return ByteTokenizer()
     if kind == "char":
@@ -279,6 +284,9 @@ def _build_char(asked: int, counts: Mapping[str, int], why: str) -> tuple[Tokeni
     if not kept:
         most = max(counts.values())
         raise TokenizerError(f"no character occurs {least} times, the most frequent one {most} times.", "Lower --min-count.")
+    if len(kept) > MOST_LETTERS:
+        found = f"the text has {len(kept):,} distinct characters; char can tell {MOST_LETTERS:,} apart"
+        raise TokenizerError(f"{found}.", "Use --tokenizer byte.")
     note, rare = f"{len(counts):,} distinct characters{why}", len(counts) - len(kept)
     if rare:
         named = " ".join(repr(letter) for letter, count in itertools.islice(_rarer(counts, least), 5))
