@@ -80,7 +80,7 @@ def bench(context: click.Context) -> None:
         ),
         rich_click.option("--plain", is_flag=True, help="For each time, also a textbook trainer: AdamW at one rate, LSTM 1x256."),
         rich_click.option(
-            "--keep", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+            "--keep", type=options.PathType(path_type=Path, file_okay=False), metavar="FOLDER",
             help="Keep the runs there (5min-seed1, ...); otherwise they are removed.",
         ),
         options.json_option("One JSON object with the machine, the text and all rows."),

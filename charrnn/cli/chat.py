@@ -53,7 +53,7 @@ def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narro
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
 
-    model = loading.load(run, checkpoints) if run else _newest(checkpoints, convention)
+    model = loading.load(run, checkpoints) if run is not None else _newest(checkpoints, convention)
     with engines.single_thread():
         other = sessions.partner(model, narrow)
         _check_learnt(model, other, convention, asked=turns is not None)

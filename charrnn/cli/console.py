@@ -9,6 +9,7 @@ so that the short messages of `charrnn sample` cost nothing.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -65,11 +66,21 @@ def help_colours() -> dict[str, Any]:
 
 
 def rich_console(stream: TextIO) -> Console:
-    """A Rich console on `stream`, deaf to markup, emoji codes and highlighting, since what it prints may be data."""
+    """A Rich console on `stream`, deaf to markup, emoji codes and highlighting, since what it prints may be data.
+
+    What the stream's encoding lacks becomes a question mark, and a reader that went away raises BrokenPipeError:
+    Rich itself would end the process in both cases.
+    """
     from rich.console import Console
 
+    class Calm(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     allowed = fancy(stream)
-    return Console(
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")
+    return Calm(
         file=stream,
         force_terminal=allowed,
         color_system="auto" if allowed else None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from charrnn.cli import console
 from charrnn.cli.helper import SessionHelper
+from charrnn.errors import CorpusError
 
 if TYPE_CHECKING:
     from charrnn.decoding.session import Session
@@ -20,9 +21,12 @@ def piped_lines() -> Iterator[str]:
     """The lines of stdin, as they come; bytes that are not UTF-8 become U+FFFD, a byte order mark is dropped."""
     if sys.stdin is None:  # closed
         return
-    for number, line in enumerate(sys.stdin.buffer):
-        text = line.decode("utf-8-sig" if number == 0 else "utf-8", "replace")
-        yield text.removesuffix("\n").removesuffix("\r")
+    try:
+        for number, line in enumerate(sys.stdin.buffer):
+            text = line.decode("utf-8-sig" if number == 0 else "utf-8", "replace")
+            yield text.removesuffix("\n").removesuffix("\r")
+    except OSError as error:  # a folder, or a file that is open for writing only
+        raise CorpusError(f"cannot read standard input: {error.strerror or error}.", "Give it lines of text.") from error
 
 
 class LineReader(Protocol):

@@ -23,19 +23,13 @@ from charrnn.errors import UsageError
 
 LONGEST = 10**12  # tokens of a --length that is not inf
 LARGEST_FILE = 1 << 20  # bytes of a --config
+LARGEST = 2**63 - 1  # of a whole number: what NumPy, torch and the compiled kernel can hold
+SHOWN = 40  # characters of a value that a message repeats
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output"}
-OTHER_OPTIONS = {
-    "length",
-    "ghost",
-    "finish",
-    "keys",
-    "turns",
-    "prompt",
-    "name",
-    "checkpoints",
-}  # of some commands; a file may hold them for all
+# of some commands; a file may hold them for all
+OTHER_OPTIONS = {"length", "ghost", "finish", "keys", "turns", "prompt", "name", "checkpoints"}
 
 
 @dataclass(frozen=True)
@@ -75,13 +69,24 @@ class SettingType(click.ParamType):  # type: ignore[type-arg]  # generic for typ
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The checked value; raises UsageError that says what is allowed and, if from the environment, from where."""
         try:
-            return config.check_value(self.item, _parsed(self.item, value))
+            return config.check_value(self.item, _manageable(self.item, _parsed(self.item, value)))
         except UsageError as error:
             raise UsageError(error.message + _origin(param, ctx), error.hint) from None
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
         """The choices that begin so."""
         return [CompletionItem(choice) for choice in self.item.metadata["choices"] if choice.startswith(incomplete)]
+
+
+class PathType(click.Path):
+    """A path; refuses a NUL, which no file name can hold."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; raises UsageError or click.BadParameter."""
+        if "\0" in str(value):
+            name = param.opts[0] if param is not None else "a path"
+            raise UsageError(f"{name} is {_short(str(value))!r}; expected the name of a file or folder.", "Leave out the NUL.")
+        return super().convert(value, param, ctx)
 
 
 class LengthType(click.ParamType):  # type: ignore[type-arg]
@@ -99,7 +104,7 @@ class LengthType(click.ParamType):  # type: ignore[type-arg]
             number = 0
         if not 1 <= number <= LONGEST:
             allowed = f"a whole number from 1 to {LONGEST:,}, or inf"
-            raise UsageError(f"--length is {str(value)[:40]!r}; expected {allowed}.", "Give --length 500.")
+            raise UsageError(f"--length is {_short(str(value))!r}; expected {allowed}.", "Give --length 500.")
         return number
 
 
@@ -112,13 +117,32 @@ def _metavar(item: Field[Any]) -> str:
 def _parsed(item: Field[Any], value: Any) -> Any:
     """`value` as the type of the field, if it can be read so; else as it is, for check_value to refuse."""
     if isinstance(item.default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if abs(value) < 1e300 else str(value)[:40]
+        return float(value) if abs(value) < 1e300 else value
     if isinstance(value, str) and not isinstance(item.default, str):
         try:
             return int(value) if isinstance(item.default, int) else float(value)
         except ValueError:
             return value
     return value
+
+
+def _manageable(item: Field[Any], value: Any) -> Any:
+    """`value`, minus zero as zero; a number that is too large, or is none at all, as the short text that a message repeats."""
+    if isinstance(item.default, str) and not item.metadata["choices"]:
+        return value
+    if isinstance(value, str) or _too_large(value):
+        return _short(value)
+    return value + 0.0 if isinstance(value, float) else value
+
+
+def _too_large(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) > LARGEST
+
+
+def _short(value: str | int) -> str:
+    """As much of a value as a message repeats; Python refuses to write a number of thousands of digits, but not in hex."""
+    text = value if isinstance(value, str) else hex(value) if abs(value) >> 1000 else str(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def _origin(param: click.Parameter | None, ctx: click.Context | None) -> str:
@@ -196,7 +220,7 @@ def checkpoints_option(panel: str = "Options") -> Decorator[Any]:
     """--checkpoints DIR: where runs live."""
     return rich_click.option(
         "--checkpoints",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=PathType(path_type=Path, file_okay=False),
         default=Path("checkpoints"),
         envvar="CHARRNN_CHECKPOINTS",
         show_default="checkpoints",
@@ -233,23 +257,23 @@ def run_argument(required: bool = True) -> Decorator[Any]:
 
 
 def _complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
-    """Names of runs, found without opening any: completion must not wait for NumPy."""
+    """Names of runs, found without opening any: completion must not wait for NumPy; what no run is called is left out."""
     folder = Path(context.params.get("checkpoints") or os.environ.get("CHARRNN_CHECKPOINTS") or "checkpoints")
     names = sorted(path.parent.name for path in folder.glob("*/*.safetensors") if path.stem in ("model", "last"))
-    found = [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
-    return found or [CompletionItem(incomplete, type="file")]
+    found = [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete) and name.isprintable()]
+    return found or complete_file(context, parameter, incomplete)
 
 
 def complete_file(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
-    """Leave it to the shell, which knows files."""
-    return [CompletionItem(incomplete, type="file")]
+    """Leave it to the shell, which knows files; bytes that are no UTF-8 could not be told to it."""
+    return [CompletionItem(incomplete if incomplete.isprintable() else "", type="file")]
 
 
 def config_option(panel: str = "Options") -> Decorator[Any]:
     """--config FILE: settings from a TOML file, below flags and environment."""
     return rich_click.option(
         "--config",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=PathType(path_type=Path, dir_okay=False),
         is_eager=True,
         expose_value=False,
         callback=_read_config,
@@ -290,6 +314,8 @@ def _toml(path: Path) -> dict[str, Any]:
 def _from_file(path: Path, key: str, value: Any, option: click.Parameter, context: click.Context) -> Any:
     """The value of one line of the file, checked here so that the error can name the file and the key."""
     where = f"in {str(path)!r}, {key}: "
+    if _too_large(value):
+        raise UsageError(f"{where}{_short(value)} is too large a number.", f"No setting is above {LARGEST:,}.")
     if isinstance(option, click.Option) and option.multiple:
         return _texts(where, key, value)
     if isinstance(value, (dict, list)):
@@ -310,7 +336,7 @@ def _texts(where: str, key: str, value: Any) -> list[str]:
     """The value of an option that may be given several times: one text, or a list of them."""
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) and text for text in texts):
-        raise UsageError(f"{where}expected a text or a list of texts, found {value!r}.", f'Write: {key} = ["one", "two"]')
+        raise UsageError(f"{where}expected a text or a list of texts, none of them empty.", f'Write: {key} = ["one", "two"]')
     return texts
 
 

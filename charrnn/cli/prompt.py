@@ -30,6 +30,7 @@ from prompt_toolkit.filters import Condition, emacs_mode, has_focus, has_selecti
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 from prompt_toolkit.shortcuts import CompleteStyle
 from prompt_toolkit.styles import Style
@@ -190,6 +191,7 @@ class Prompt:
         keys.add("c-c", filter=typing, eager=True)(_interrupt)  # with a selection it would be the beginning of other keys
         keys.add("c-g", filter=typing & ~has_selection)(self._edit)
         keys.add("tab", filter=typing & Condition(lambda: self._helper.is_text(self._session.default_buffer.text)))(self._list)
+        keys.add(Keys.Vt100MouseEvent)(lambda event: None)  # no mouse was asked for; prompt_toolkit chokes on a typed ESC[31m
         choosing = typing & Condition(lambda: bool(self._choices))
         for digit in "123456789":
             keys.add(digit, filter=choosing & Condition(partial(self._is_choice, int(digit))))(self._take_choice)

@@ -6,6 +6,7 @@ NumPy does the work: neither torch nor Rich is imported, so that the first chara
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import rich_click
 
 from charrnn.cli import console, loading, options, reading
 from charrnn.config import SamplingConfig, ShapingConfig
-from charrnn.errors import UsageError
+from charrnn.errors import CannotCreateError, UsageError
 
 if TYPE_CHECKING:
     from charrnn.runs.model import Model
@@ -198,5 +199,7 @@ def _destination(output: str | None) -> Iterator[console.Output]:
         return
     from charrnn import durable
 
+    if "\0" in (output or "") or os.path.isdir(output or ""):
+        raise CannotCreateError(f"cannot write {output!r}: that is no name for a file.", "Give -o another one.")
     with durable.replacing(Path(output or "")) as file, console.Output(file) as out:
         yield out
