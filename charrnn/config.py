@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from charrnn.errors import UsageError
 
 T = TypeVar("T")
+LARGEST = (1 << 63) - 1  # of whole numbers, for what is beyond Python: files, arrays
 
 
 def setting(
@@ -259,7 +260,7 @@ def _inside(value: float, bounds: tuple[float, float, bool, bool]) -> bool:
     low, high, low_open, high_open = bounds
     above = value > low if low_open else value >= low
     below = value < high if high_open else value <= high
-    return above and below and abs(value) != math.inf  # nan compares false with everything
+    return above and below and abs(value) != math.inf and abs(value) <= LARGEST  # nan compares false with everything
 
 
 def bounds_text(item: Field[Any]) -> str:

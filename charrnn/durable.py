@@ -120,7 +120,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield device
         return
     _sweep_dead(target)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = target.parent / f".{target.name}.{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
         with _reported(path):
             file = _create_like(temporary, target)

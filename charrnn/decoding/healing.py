@@ -54,10 +54,9 @@ def stable(tokenizer: Tokenizer, text: str) -> int:
 
 def _last_cut(tokenizer: Tokenizer, text: str, first: int) -> int:
     """The last boundary of two pieces of the word at `first` that no piece from further on can reach over."""
-    cut, end = first, len(text) - LONGEST
+    cut, end, decoder = first, len(text) - LONGEST, tokenizer.stream_decoder()
     for token in tokenizer.encode(text[first:]).tolist():
-        after = cut + len(tokenizer.decode([token]))
-        if after > end or "\ufffd" in tokenizer.decode([token]):
-            break
-        cut = after
+        cut, before = cut + len(decoder.push(token)), cut  # nothing comes of a byte until its character is complete
+        if cut > end:
+            return before
     return cut

@@ -1,9 +1,10 @@
 """The checkpoint files of a run: safetensors with one JSON document of metadata and a checksum over every byte.
 
-Knows bytes, names, shapes and digests; knows nothing of networks, tokenizers or training. Written with the safetensors
-library, read by the code below, because a file from a stranger is checked before anything in it is believed: sizes and
-JSON depth are bounded, duplicate keys refused, each tensor must lie where and as large as its shape says, and the
-checksum must fit. No pickle, no code, no other file is ever touched.
+Knows bytes, names, shapes and digests; knows nothing of networks, tokenizers or training. Any reader of the format opens
+these files, but they are read by the code below, because a file from a stranger is checked before anything in it is
+believed: sizes and JSON depth are bounded, duplicate keys refused, each tensor must lie where and as large as its shape
+says, and the checksum must fit. They are written here too: the library makes copies of all tensors, knows no checksum,
+and orders metadata by chance. No pickle, no code, no other file is ever touched.
 
 Layout: 8 bytes header length (little endian), header JSON, tensor bytes. `__metadata__` of the header holds one
 entry, "charrnn": a JSON document whose "format" is the version of this layout and whose "checksum" is the SHA-256 of
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn import durable
-from charrnn.errors import CheckpointError
+from charrnn.errors import CheckpointError, WriteError
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 16 << 20
@@ -39,6 +40,7 @@ _DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32,
     "U64": np.uint64, "U32": np.uint32, "U8": np.uint8,
 }  # fmt: skip
+_NAMES = {kind: name for name, kind in _DTYPES.items()}
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -67,16 +69,40 @@ def encode(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> 
     return b"".join(_sealed(metadata, tensors))
 
 
-def _sealed(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> tuple[bytes | memoryview, ...]:
-    """A checkpoint file in parts, the checksum being one: so it is put in without another copy of all bytes."""
-    from safetensors.numpy import save
+def _sealed(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> list[bytes | memoryview]:
+    """A checkpoint file in parts, of which the tensors are views: the index of a long text is copied nowhere."""
+    arrays = {name: _plain(tensors[name]) for name in sorted(tensors)}
+    arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))  # each as aligned as it needs
+    head = _head({**metadata, "format": FORMAT_VERSION, "checksum": _ZERO_CHECKSUM}, arrays)
+    body = [array.reshape(-1).view(np.uint8).data for array in arrays.values()]
+    digest = hashlib.sha256(head)
+    for part in body:
+        digest.update(part)
+    start = _checksum_position(head)
+    return [head[:start], digest.hexdigest().encode("ascii"), head[start + 64 :], *body]
 
-    document = {**metadata, "format": FORMAT_VERSION, "checksum": _ZERO_CHECKSUM}
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """The array as the format has it: one row after the other, little endian."""
+    contiguous = np.asarray(array, order="C")
+    return contiguous.astype(contiguous.dtype.newbyteorder("<"), copy=False)
+
+
+def _head(document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Length and header of a file: the document, and where each array lies."""
     text = json.dumps(document, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
-    ordered = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
-    data = save(ordered, {"charrnn": text})
-    start, view = _checksum_position(data), memoryview(data)
-    return view[:start], hashlib.sha256(data).hexdigest().encode("ascii"), view[start + 64 :]
+    header: dict[str, Any] = {"__metadata__": {"charrnn": text}}
+    position = 0
+    for name, array in arrays.items():
+        end = position + array.nbytes
+        header[name] = {"dtype": _NAMES[array.dtype.type], "shape": list(array.shape), "data_offsets": [position, end]}
+        position = end
+    data = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    data += b" " * (-len(data) % 8)
+    if len(data) > MAX_HEADER_BYTES:
+        found = f"a description of {len(data):,} bytes; a checkpoint has room for {MAX_HEADER_BYTES:,}"
+        raise WriteError(f"the run has {found}.", "Name the folder of the texts, not each of them.")
+    return len(data).to_bytes(8, "little") + data
 
 
 def read(path: Path) -> Checkpoint:

@@ -19,7 +19,7 @@ from charrnn.text.ngrams import GRAM, LEAST, Copies, Grams
 
 INDEX_FILE = "ngrams.safetensors"
 KIND = "ngrams"
-MOST_CHARACTERS = 1 << 28  # of a training text that gets an index; of so many it takes 1 GiB, and 2 GiB more in use
+MOST_CHARACTERS = 1 << 26  # of a training text that gets an index; of so many it takes 256 MiB, and twice that more in use
 AGAIN = "Train it again: `charrnn train FILE` writes the index beside each new run."
 
 

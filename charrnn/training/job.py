@@ -6,6 +6,7 @@ The one place that knows the whole order of things. Yields the trainer's events 
 from __future__ import annotations
 
 import contextlib
+import glob
 import math
 import os
 import platform
@@ -131,7 +132,10 @@ def resume(
         settings = model.provenance.get("settings")
         model.provenance["settings"] = {**(settings if isinstance(settings, dict) else {}), **asdict(training)}
         learner = Learner(model.config, training, material.data.train, device)
-        learner.restore(content.tensors, saved)
+        try:
+            learner.restore(content.tensors, saved)
+        except CheckpointError as error:
+            raise unfit(folder, error.message.rstrip(".")) from error
         index.renew(folder, material.sources, material.reading, material.survey, material.data, training.val_fraction)
         durable.cut_log(folder / METRICS_FILE, int(saved["metrics_bytes"]))
         about = {"name": model.name, "start": list(model.start), "provenance": model.provenance}
@@ -151,9 +155,7 @@ def _read_last(folder: Path) -> checkpoint.Checkpoint:
         file = folder / runs.MODEL_FILE
         with contextlib.suppress(CheckpointError):
             runs.load(file)
-            error.hint = (
-                f"The best model, {str(file)!r}, is whole: `charrnn sample` writes with it. To go on, train anew."
-            )
+            error.hint = f"The best model, {str(file)!r}, is whole: `charrnn sample` writes with it. To go on, train anew."
         raise
 
 
@@ -199,6 +201,9 @@ def _read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Mod
     named = tuple(corpus) or tuple(saved["sources"])
     if "-" in named and not corpus:
         raise CorpusError("this run read its text from standard input.", "Give the text again: charrnn train --resume RUN FILE.")
+    if not corpus and (odd := [name for name in named if not _is_kept(name)]):  # a stranger's may name what has no end
+        found = f"the text of this run is no longer where it was: {odd[0][:200]!r} is no file or folder."
+        raise CorpusError(found, "Name the text: charrnn train --resume RUN FILE.")
     sources = texts.find_sources(named)
     survey = texts.survey(sources, reading)
     if survey.digest != saved["digest"]:
@@ -209,6 +214,11 @@ def _read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Mod
     data = texts.tokenize(sources, reading, model.tokenizer, survey, val_fraction)
     units = saved_config(TokenizerConfig, saved["units"], model.path.parent)
     return Material(named, tuple(sources), survey, reading, units, model.tokenizer, data)
+
+
+def _is_kept(name: str) -> bool:
+    """Whether a source is something that can be read again: a file, a folder or a glob, no pipe and no device."""
+    return os.path.isfile(name) or os.path.isdir(name) or (glob.has_magic(name) and not os.path.exists(name))
 
 
 def _check_validation(data: TokenData, val_fraction: float) -> None:

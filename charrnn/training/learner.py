@@ -194,7 +194,8 @@ class Learner:
         if self.step % every:
             return
         decay = min(self.training.ema, (1 + self.step) / (10 + self.step)) if self.training.ema else 0.0
-        average, current = list(self.average.parameters()), list(self.network.parameters())
+        average: list[Tensor] = list(self.average.parameters())
+        current: list[Tensor] = list(self.network.parameters())
         with torch.no_grad():
             if self.asks:
                 torch._foreach_lerp_(average, current, 1 - decay**every)
@@ -258,7 +259,7 @@ class Learner:
         try:
             self._restore(tensors, progress)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the saved training state does not fit: {error}", "Start a new run.") from error
+            raise CheckpointError(f"its training state does not fit: {error}", "Start a new run.") from error
 
     def _check(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
         """Every tensor must be there, as large and of the type that torch's kernels will take it for: they do not look."""
@@ -270,9 +271,11 @@ class Learner:
         found = {name: (array.shape, array.dtype) for name, array in tensors.items() if not name.startswith("tokenizer.")}
         found.pop("random/cuda", None)
         if odd := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
-            raise CheckpointError(f"the saved training state does not fit: tensor {odd[0][:80]!r}.", "Start a new run.")
+            raise CheckpointError(f"its training state does not fit: tensor {odd[0][:80]!r}.", "Start a new run.")
+        if bad := [name for name, array in tensors.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]:
+            raise CheckpointError(f"its training state does not fit: {bad[0][:80]!r} holds values that are no numbers.")
         if progress["cursor"]["window"] >= self.streams.windows_per_epoch:
-            raise CheckpointError("the saved training state does not fit: its place in the text.", "Start a new run.")
+            raise CheckpointError("its training state does not fit: its place in the text.", "Start a new run.")
 
     def _restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
         for network, prefix in ((self.network, "current/"), (self.average, "average/")):

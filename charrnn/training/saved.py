@@ -64,7 +64,7 @@ def saved_config(kind: type[T], values: Mapping[str, Any], folder: Path) -> T:
     try:
         return from_mapping(kind, values, "it")
     except (UsageError, TypeError) as error:
-        raise unfit(folder, str(error).rstrip(".")) from error
+        raise unfit(folder, str(error)[:300].rstrip(".")) from error
 
 
 def unfit(folder: Path, why: str) -> CheckpointError:
