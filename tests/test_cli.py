@@ -432,29 +432,6 @@ def test_train_refuses_a_missing_or_malformed_text(run: Run) -> None:
     assert "bad.txt" in done.err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_saves_and_resume_goes_on(number: int, code: int, trained: Path, run: Run) -> None:
-    command = [sys.executable, "-m", "charrnn", "train", "verse.txt", "--name", "long", "--steps", "400", *TINY]
-    with subprocess.Popen(command, cwd=trained, env=environment(), stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr is not None
-        seen = []
-        for line in running.stderr:
-            seen.append(line)
-            if line.startswith("step "):
-                running.send_signal(number)
-                break
-        rest = running.stderr.read()
-    assert running.returncode == code
-    assert "go on with `charrnn train --resume long`" in rest
-    made = re.search(r"interrupted at step (\d+)", rest)
-    assert made is not None
-    if number == signal.SIGINT:
-        resumed = run("train", "--resume", "long")
-        assert resumed.code == 0
-        assert f"training 'long' from step {made[1]} to step 400" in resumed.err
-        assert "done after 400 steps" in resumed.err
-
-
 def test_resume_without_a_name_takes_the_run_saved_last(run: Run) -> None:
     done = run("train", "--resume", "--steps", "45")
     assert done.code == 0, done.err

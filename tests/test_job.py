@@ -86,24 +86,6 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key not in CLOCK} for line in lines]
 
 
-@pytest.mark.parametrize("tokenizer", ["char", "byte", "subword"])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_resumed_equals_uninterrupted(text: Path, tokenizer: str, cell: str) -> None:
-    asked = {"tokenizer": tokenizer, "cell": cell, "vocab_size": 300 if tokenizer == "subword" else 0, **DROPOUT}
-    straight = finished(train(text, name="straight", **asked))
-    interrupted = finished(train(text, name="halved", stop=after(17), **asked))
-    assert (interrupted.reason, interrupted.step) == ("interrupted", 17)
-    assert digest(interrupted.folder) != digest(straight.folder)
-    again = finished(job.resume(interrupted.folder, stop=after(6)))
-    assert (again.reason, again.step) == ("interrupted", 23)
-    resumed = finished(job.resume(interrupted.folder))
-    assert (resumed.reason, resumed.step) == ("done", 40)
-    assert digest(resumed.folder) == digest(straight.folder)
-    assert runs.load(resumed.folder).digest == runs.load(straight.folder).digest
-    assert metrics(resumed.folder) == metrics(straight.folder)
-    assert (resumed.best_loss, resumed.best_step) == (straight.best_loss, straight.best_step)
-
-
 def test_a_step_run_twice_is_the_same_run(text: Path) -> None:
     one, two = finished(train(text, **DROPOUT)), finished(train(text, **DROPOUT))
     assert (one.folder.name, two.folder.name) == ("words", "words-2")

@@ -102,7 +102,7 @@ def stopped_at(step: int, text: Path, asked: dict[str, Any]) -> Path:
 def test_stopped_at_any_step(cell: str, tokenizer: str, stops: int, text: Path) -> None:
     asked = {**SETTINGS, "cell": cell, "tokenizer": tokenizer, **UNITS[tokenizer]}
     expected, steps = straight(text, asked)
-    assert steps > 30
+    assert steps > 10
     for step in random.Random(f"{cell} {tokenizer}").sample(range(1, steps), stops):
         assert outcome(stopped_at(step, text, asked)) == expected, step
 
@@ -111,16 +111,19 @@ def test_stopped_at_any_step(cell: str, tokenizer: str, stops: int, text: Path) 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_by_a_signal_at_any_moment(number: int, times: int, text: Path) -> None:
     asked, choose = SETTINGS, random.Random(number)
-    expected, _ = straight(text, asked)
+    expected, steps = straight(text, asked)
     begin = ["train", text.name, "--steps", str(STEPS), *flags(asked)]
     for place in range(times):
         name = f"run-{place}"
-        stops = stop_and_go_on([*begin, "--name", name], name, number, choose)
+        stops = stop_and_go_on([*begin, "--name", name], name, number, steps, choose)
         assert outcome(Path("checkpoints") / name) == expected, stops
 
 
-def stop_and_go_on(begin: list[str], name: str, number: int, choose: random.Random) -> list[int]:
-    """Send the signal three times on the way, at moments that chance names; the exit codes on the way."""
+def stop_and_go_on(begin: list[str], name: str, number: int, steps: int, choose: random.Random) -> list[int]:
+    """Send the signal three times on the way, at moments that chance names; the exit codes on the way.
+
+    A run that has stopped early is not gone on with: that would be to ask for more.
+    """
     codes, last = [], Path("checkpoints") / name / runs.LAST_FILE
     for turn in range(4):
         with running(Child(command(*(["train", "--resume", name] if turn else begin)))) as child:
@@ -130,8 +133,8 @@ def stop_and_go_on(begin: list[str], name: str, number: int, choose: random.Rand
                 time.sleep(choose.uniform(0.0, 0.25))
                 os.kill(child.pid, number)
             codes.append(child.end(60).code)
-        if codes[-1] == 0:  # it was done before the signal came
-            break
-    assert codes[-1] == 0, codes
-    assert set(codes[:-1]) <= {-9 if number == signal.SIGKILL else 128 + number}
-    return codes
+        saved = checkpoint.read(last).metadata["resume"]
+        if saved["step"] == steps and not saved["due"]:
+            return codes  # it was done before the signal came, or had saved that it was
+        assert codes[-1] == (-number if number == signal.SIGKILL else 128 + number)
+    raise AssertionError(f"never done: {codes}")

@@ -152,7 +152,8 @@ def _bring_back(dropped: Any) -> None:
         return
     import threading
 
-    threading.Timer(0.02, signal.raise_signal, [number]).start()  # when the callback is over
+    deliver = getattr(signal, "pthread_kill", lambda thread, number: signal.raise_signal(number))  # Windows has none
+    threading.Timer(0.02, deliver, [threading.main_thread().ident, number]).start()  # when the callback is over
 
 
 def _open_missing_streams() -> None:
