@@ -189,7 +189,7 @@ def test_one_hypothesis_is_greedy() -> None:
 
 
 def test_wider_finds_no_worse_and_narrow_is_not_all() -> None:
-    scores = [[search(make_engine(seed), width=width, length=8)[0].score for width in (1, 4, 3000)] for seed in range(12)]
+    scores = [[search(make_engine(seed), width=width, length=8)[0].score for width in (1, 4, 3000)] for seed in range(6)]
     assert all(best >= narrow - 1e-6 for narrow, _, best in scores)
     assert any(best > narrow + 1e-3 for narrow, _, best in scores)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,7 @@ from forked import Child, command, forked, running
 from charrnn import durable
 from charrnn.cli import main, train  # noqa: F401 - loaded before children are forked
 from charrnn.config import ModelConfig, TrainingConfig
-from charrnn.errors import CheckpointError, WriteError
+from charrnn.errors import CannotCreateError, CheckpointError, WriteError
 from charrnn.runs import checkpoint
 from charrnn.runs import model as runs
 from charrnn.text.tokenizers import CharTokenizer, code_points
@@ -241,6 +244,52 @@ def test_a_damaged_last_save_leaves_the_model_usable_and_says_so(run: Run, train
     assert "last.safetensors' is damaged" in done.err
     assert "is whole: `charrnn sample`" in done.err
     assert run("sample", "verse", "--length", "20").code == 0
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[None]:
+    """A disk of so many bytes at `folder`; skips where this user may not mount one."""
+    folder.mkdir()
+    how = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(how, check=False, capture_output=True).returncode:
+        pytest.skip("only who may mount can make a small disk; RLIMIT_FSIZE stands for it in the suite")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_costs_nothing_that_was_saved(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk of every size from nothing to enough: train, then go on when there is room; `trained` has torch loaded."""
+    monkeypatch.chdir(tmp_path)
+    first = started(tmp_path, "--checkpoints", "disk/checkpoints")
+    short = tuple("40" if word == "100000" else word for word in first)
+    ends: Counter[int] = Counter()
+    for size in (4096, *range(16_384, 300_000, 12_288)):
+        folder = tmp_path / "disk"
+        with small_disk(folder, size):
+            ended = forked(command(*short))
+            ends[ended.code] += 1
+            assert ended.calm, ended.err
+            assert ended.code in (0, WriteError.exit_code, CannotCreateError.exit_code), ended.err
+            if ended.code:
+                assert b"No space left on device" in ended.err
+            run = folder / "checkpoints" / "verse"
+            for name in FILES:
+                if (run / name).exists():
+                    checkpoint.read(run / name)
+            if (run / runs.LAST_FILE).exists():
+                subprocess.run(["mount", "-o", "remount,size=100M", str(folder)], check=True)
+                again = forked(command("train", "--resume", "verse", "--checkpoints", "disk/checkpoints", "--steps", "45"))
+                assert again.code == 0, again.err
+                assert saved_step(run) == 45
+            left = {path.name for path in run.iterdir()} if run.exists() else set()
+            assert left <= {*FILES, METRICS_FILE, "lock", "ngrams.safetensors"}
+        folder.rmdir()
+    print(dict(ends))
+    assert ends[0] > 2
+    assert ends[WriteError.exit_code] > 2
 
 
 @pytest.mark.parametrize("cut", [False, True])  # killed while it logged; a disk that lost what it had promised to keep

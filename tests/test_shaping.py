@@ -68,7 +68,7 @@ def said(tokens: Sequence[Token]) -> str:
     return "".join(token.text for token in tokens)
 
 
-@settings(max_examples=250)
+@settings(max_examples=120)
 @given(
     kind=st.sampled_from(["char", "byte", "subword"]), at_eos=st.sampled_from(["end", "newline", "never"]),
     end_bias=st.sampled_from([-1e4, 1.0, 4.0]), shaping=SHAPES, asked=SAMPLINGS, prompt=PROMPTS,
