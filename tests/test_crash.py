@@ -310,3 +310,13 @@ def test_what_killed_writers_left_goes_with_the_next_write(tmp_path: Path) -> No
     ours.write_bytes(b"somebody at work")
     durable.replace(tmp_path / "poem.txt", b"whole")
     assert sorted(os.listdir(tmp_path)) == sorted(["poem.txt", ours.name])
+
+
+def test_a_damaged_model_points_to_the_last_save(run: Run, trained: Path) -> None:
+    folder = trained / "checkpoints" / "verse"
+    (folder / runs.MODEL_FILE).write_bytes((folder / runs.MODEL_FILE).read_bytes()[:-1])
+    done = run("sample", "verse")
+    assert done.code == CheckpointError.exit_code
+    assert "model.safetensors' is damaged" in done.err
+    assert "checkpoints/verse/last.safetensors'" in done.err
+    assert run("sample", "checkpoints/verse/last.safetensors", "--length", "20").code == 0

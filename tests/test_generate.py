@@ -26,7 +26,7 @@ from charrnn.decoding.generate import AtEos, Prefix, Token, draw_many, logprobs,
 from charrnn.decoding.kernel import Library
 from charrnn.decoding.sampling import choose, forbid, uniform
 from charrnn.decoding.stops import StopFinder
-from charrnn.errors import CharrnnError, UsageError
+from charrnn.errors import CharrnnError, CheckpointError, UsageError
 from charrnn.text.tokenizers import BOS, EOS, PAD, UNK, ByteTokenizer, CharTokenizer
 
 LETTERS = CharTokenizer(np.array([ord(letter) for letter in "abcde"], np.uint32))
@@ -331,6 +331,19 @@ def test_a_batch_comes_step_by_step() -> None:
     drawn = draw_many(ENGINE, LETTERS, PREFIX, SETTINGS, seed=1, count=3, length=2)
     assert [index for index, _ in drawn] == [0, 1, 2, 0, 1, 2]
     assert list(draw_many(ENGINE, LETTERS, PREFIX, SETTINGS, seed=1, count=3, length=0)) == []
+
+
+def test_scores_that_are_no_numbers_have_no_sum() -> None:
+    """Weights may be finite and still too large for what they are multiplied with."""
+
+    class Spoilt:
+        vocab_size = ENGINE.vocab_size
+
+        def step(self, ids: Ids, state: State) -> tuple[Any, State]:
+            return np.full((len(ids), self.vocab_size), np.inf, np.float32), state
+
+    with pytest.raises(CheckpointError, match="expected a number"):
+        logprobs(Spoilt(), [5, 6, 7], PREFIX)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 10_000])

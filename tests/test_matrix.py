@@ -117,7 +117,7 @@ def ended(place: Path, line: tuple[str, ...], **how: Any) -> Ended:
 def typed(place: Path, line: tuple[str, ...], **variables: str) -> Ended:
     """How a command line ends on a terminal, where its lines have been typed already."""
     child = Child(at(place, line, **variables), tty=True)
-    os.write(child._outer[0], TYPED if line in TALKING else b"the boat\n\x04\x04")
+    os.write(child._outer[0], TYPED if line in TALKING else b"the boat\n\x04")
     done = child.end(60)
     assert done.calm, (line, variables, done)
     return done

@@ -17,6 +17,7 @@ from charrnn.config import SamplingConfig, ShapingConfig
 from charrnn.decoding.course import RECENT, AtEos, Copies, Course, Drawing
 from charrnn.decoding.engine import Engine, Floats, Follower, Ids, State, Stepper
 from charrnn.decoding.pending import NOTHING, Pending, explored
+from charrnn.decoding.sampling import no_number
 from charrnn.decoding.voice import Prefix, Token, Voice
 from charrnn.text.tokenizers import Tokenizer
 
@@ -189,7 +190,10 @@ def stacked(prefixes: Sequence[Prefix]) -> State:
 
 
 def logprobs(engine: Stepper, ids: Sequence[int] | Ids, prefix: Prefix) -> NDArray[np.float64]:
-    """The log-probability (nats) of each of `ids` (N,) when they follow `prefix`, each given those before it."""
+    """The log-probability (nats) of each of `ids` (N,) when they follow `prefix`, each given those before it.
+
+    Raises CheckpointError if the model's scores are no numbers.
+    """
     read = np.asarray(ids, np.int64)
     result = np.empty(len(read), np.float64)
     size = max(1, min(_CHUNK_TOKENS, _CHUNK_FLOATS // engine.vocab_size))
@@ -198,7 +202,10 @@ def logprobs(engine: Stepper, ids: Sequence[int] | Ids, prefix: Prefix) -> NDArr
         chunk = read[start : start + size]
         logits, state = _follow(engine, chunk, state)
         scores = np.concatenate([before, logits[:-1]]).astype(np.float64)  # those that predict the chunk, (N, V)
-        scores -= scores.max(axis=1, keepdims=True)
+        peaks = scores.max(axis=1, keepdims=True)
+        if not np.isfinite(peaks).all():
+            raise no_number(float(peaks[~np.isfinite(peaks)][0]))
+        scores -= peaks
         chosen = scores[np.arange(len(chunk)), chunk]
         result[start : start + size] = chosen - np.log(np.exp(scores).sum(axis=1))
         before = logits[-1:]

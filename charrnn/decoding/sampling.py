@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import SamplingConfig
-from charrnn.errors import CharrnnError
+from charrnn.errors import CharrnnError, CheckpointError
 
 Logits = NDArray[Any]
 
@@ -281,5 +281,10 @@ def _checked(peak: float) -> float:
         return peak
     if peak == -math.inf:
         raise NothingLeft("every token is forbidden; there is nothing to choose from.", "Allow some tokens.")
-    hint = "Its weights are spoilt: train it again, with a lower --learning-rate."
-    raise CharrnnError(f"the model's highest score is {peak}; expected a number.", hint)
+    raise no_number(peak)
+
+
+def no_number(score: float) -> CheckpointError:
+    """The error for a model whose scores are no numbers: its weights were finite, and too large to go on with."""
+    hint = "Its weights are spoilt: use another copy, or train it again with a lower --learning-rate."
+    return CheckpointError(f"the model's highest score is {score}; expected a number.", hint)

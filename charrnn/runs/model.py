@@ -72,7 +72,13 @@ def load(path: Path) -> Model:
     Raises CheckpointError if there is no model there or it is damaged, foreign or inconsistent.
     """
     file = model_file(path)
-    return from_checkpoint(checkpoint.read(file), file)
+    try:
+        return from_checkpoint(checkpoint.read(file), file)
+    except CheckpointError as error:
+        last = file.with_name(LAST_FILE)
+        if file != path and file != last and last.is_file():
+            error.hint = f"Use another copy of it, or the weights of the last save: {str(last)!r}."
+        raise
 
 
 def model_file(path: Path) -> Path:

@@ -174,9 +174,10 @@ def _standard_input() -> Readable:
 
 def _spooled(name: str, pipe: Readable) -> _Spool:
     spool, size = _Spool(), 0
+    read = getattr(pipe, "read1", pipe.read)  # of a terminal, what is there: its end need not be typed twice
     while True:
         with reported(name):
-            block = pipe.read(BLOCK)
+            block = read(BLOCK)
         if not block:
             return spool
         size += len(block)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from charrnn.decoding.sampling import no_number
 from charrnn.models.language import LanguageModel, import_weights
 from charrnn.runs.model import Model
 from charrnn.text.tokenizers import EOS
@@ -84,6 +85,8 @@ def evaluate_text(
     escape = hidden * model.tokenizer.escape_nats
     tokens = np.concatenate([np.array(model.start, dtype=np.int64), ids])
     nats, correct = stream_loss(network, tokens, streams or streams_for(len(tokens)), skip=len(model.start) - 1)
+    if not math.isfinite(nats):
+        raise no_number(nats)
     cold256 = cold_loss(network, tokens[len(model.start) :]) if cold else None
     return Report(nats + escape, len(ids), correct, len(text), len(text.encode("utf-8", "surrogatepass")), hidden, cold256)
 
