@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 STREAMS = (0, 1, 2)
 FAILED = 99  # the exit code of a child whose work raised
@@ -136,19 +137,28 @@ def _work(
     work: Callable[[], int], inner: list[int], outer: list[int], memory: int, file_size: int, closed: tuple[int, ...]
 ) -> None:
     """The child's whole life."""
-    code = FAILED
-    try:
-        os.setsid()
-        for stream, descriptor in zip(STREAMS, inner, strict=True):
-            os.dup2(descriptor, stream)
-        for descriptor in {*inner, *outer} - set(STREAMS):
-            os.close(descriptor)
-        _reopen(closed)
+    os.setsid()
+    for stream, descriptor in zip(STREAMS, inner, strict=True):
+        os.dup2(descriptor, stream)
+    for descriptor in {*inner, *outer} - set(STREAMS):
+        os.close(descriptor)
+
+    def limited() -> int:
         if memory:
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         if file_size >= 0:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        return work()
+
+    become(limited, closed)
+
+
+def become(work: Callable[[], int], closed: tuple[int, ...] = ()) -> NoReturn:
+    """In a child whose descriptors are in place: do `work` and be gone, whatever happens."""
+    code = FAILED
+    try:
+        _reopen(closed)
         code = work()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

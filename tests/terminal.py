@@ -1,9 +1,11 @@
-"""The program in a real pseudo-terminal, before a screen that understands escapes and answers where the cursor is."""
+"""The program in a real pseudo-terminal, before a screen that understands escapes and answers where the cursor is.
+
+It is forked from this process, which has loaded what it needs: a fresh start takes most of the time of such a test.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pexpect
 import pyte
+from forked import become, command
+
+from charrnn.cli import chat, main, prompt, repl, sample, writing  # noqa: F401 - loaded before children are forked
 
 ROOT = Path(__file__).parent.parent
 CTRL_C, CTRL_D, CTRL_E, CTRL_G, TAB = "\x03", "\x04", "\x05", "\x07", "\t"
@@ -24,9 +29,6 @@ def environment(world: Path, **more: str) -> dict[str, str]:
     return kept | own | {"COLUMNS": "", "LINES": ""} | more
 
 
-AFTER_CODE = "\nimport sys; from charrnn.cli import main; sys.exit(main.run(sys.argv[1:]))"
-
-
 class Terminal:
     """The program in a pseudo-terminal, and what a person would see."""
 
@@ -34,8 +36,14 @@ class Terminal:
         self, world: Path, options: list[str], env: Mapping[str, str], size: tuple[int, int] = (24, 100), code: str = ""
     ) -> None:  # fmt: skip
         """Run `charrnn` with `options`, after other Python `code` if there is any."""
-        arguments = [*(["-c", code + AFTER_CODE] if code else ["-m", "charrnn"]), *options]
-        self.child = pexpect.spawn(sys.executable, arguments, cwd=str(world), env=env, dimensions=size, timeout=20)
+
+        def program() -> None:
+            os.closerange(3, 1024)  # one of them is where pexpect waits for an exec, which there is none of
+            os.environ.clear()
+            os.environ.update(env)
+            become(lambda: (exec(code, {"__name__": "__main__"}), command(*options)())[1])
+
+        self.child = pexpect.spawn("true", cwd=str(world), preexec_fn=program, dimensions=size, timeout=20)
         self.child.delaybeforesend = None
         self.child.delayafterclose = self.child.delayafterterminate = self.child.ptyproc.delayafterclose = 0.01
         self.before = termios.tcgetattr(self.child.child_fd)

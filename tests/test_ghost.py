@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import toy
+from forked import FAILED
 from terminal import ALT_ENTER, ALT_F, CTRL_C, CTRL_D, CTRL_E, CTRL_G, CTRL_RIGHT, RIGHT, TAB, UP, Terminal
 
 from charrnn.decoding.session import Session
@@ -338,7 +339,7 @@ def test_an_exception_restores_the_terminal(where: str, terminal: Opened) -> Non
     one = terminal(code=code)
     one.prompted()
     one.child.send("the boat" if where == "ghost" else "the boat\r")
-    one.leaves(1)
+    one.leaves(FAILED)
     assert "spoilt" in "\n".join(one.lines())
 
 
