@@ -193,7 +193,7 @@ def test_the_longest_row_that_is_allowed_fits_into_memory(folder: Path, unit: by
 
 # --- larger than memory -----------------------------------------------------------------------------------------------
 
-IMPORTS = "import charrnn.cli.train, charrnn.cli.progress, charrnn.training.job, safetensors.numpy, filelock, sentencepiece"
+IMPORTS = "import charrnn.cli.train, charrnn.cli.progress, charrnn.training.job, filelock, sentencepiece"
 TELL = "; print('peak', open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
 RUN = "import sys; from charrnn.cli import main; code = main.run(sys.argv[1:])"
 
@@ -220,3 +220,16 @@ def test_two_gigabytes_are_learnt_from_in_700_megabytes(folder: Path, kind: str,
     most, seconds = alone(folder, RUN, "train", "a.txt", "--tokenizer", kind, *TINY)
     print(f"{kind}: {(most - base) / MB:.0f} MB above {base / MB:.0f} MB of imports, {seconds:.0f} s")
     assert most - base < 700_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_so_is_the_longest_text_that_gets_an_index_of_copies(folder: Path) -> None:
+    size = int(copies.MOST_CHARACTERS / 0.9)
+    synthetic(folder / "a.txt", size)
+    base, _ = alone(folder, IMPORTS)
+    most, seconds = alone(folder, RUN, "train", "a.txt", "--tokenizer", "char", *TINY)
+    assert (folder / "checkpoints" / "a" / copies.INDEX_FILE).stat().st_size > 250 * MB
+    again, _ = alone(folder, RUN, "train", "--resume", "a", "--steps", "6")
+    print(f"{size:,} characters: {(most - base) / MB:.0f} MB above imports, {seconds:.0f} s; resumed {(again - base) / MB:.0f} MB")
+    assert max(most, again) - base < 700_000_000
