@@ -145,10 +145,11 @@ main.main()
         ("torch._C", ("train", "verse.txt"), signal.SIGINT),
     ],
 )
-def test_a_signal_during_an_import_is_quiet(module: str, arguments: tuple[str, ...], number: int, trained: Path) -> None:
+def test_a_signal_during_an_import_ends_the_program_after_it(module: str, arguments: tuple[str, ...], number: int, trained: Path) -> None:
     code = IMPORTS.format(module=module, number=int(number), arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], cwd=trained, env=environment(), capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (128 + number, b"", b"")
+    assert done.returncode == 128 + number  # when the import is over: the first words may be out by then
+    assert not re.search(b"Traceback|ignored|terminate called", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -39,9 +39,8 @@ class Terminated(BaseException):
 
 def main() -> NoReturn:
     """Run the command line of this process and leave with its exit code."""
-    handle(signal.SIGINT, signal.default_int_handler)
-    for number in ENDING:
-        handle(number, _terminate)
+    for number in (signal.SIGINT, *ENDING):
+        handle(number, leave)
     sys.unraisablehook = _bring_back
     _open_missing_streams()
     if not sys.warnoptions:
@@ -140,20 +139,36 @@ def _tell(message: str, hint: str, code: int) -> int:
     return code
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated(number)
+def leave(number: int, frame: FrameType | None) -> None:
+    """Raise what ends the program.
+
+    In the midst of an import, a moment later: torch's C++ calls Python where no exception may pass, and would abort.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            _come_again(number)
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
 
 def _bring_back(dropped: Any) -> None:
-    """What a signal raised in the midst of a callback, as of an import, Python would drop: let the signal come once more."""
+    """What a signal raised in the midst of a callback Python would drop: let the signal come once more."""
     number = {KeyboardInterrupt: signal.SIGINT, Terminated: Terminated.last}.get(dropped.exc_type)
     if number is None:
         sys.__unraisablehook__(dropped)
-        return
+    else:
+        _come_again(number)
+
+
+def _come_again(number: int) -> None:
+    """Let a signal come once more, when what it interrupted may be over."""
     import threading
 
     deliver = getattr(signal, "pthread_kill", lambda thread, number: signal.raise_signal(number))  # Windows has none
-    threading.Timer(0.02, deliver, [threading.main_thread().ident, number]).start()  # when the callback is over
+    timer = threading.Timer(0.005, deliver, [threading.main_thread().ident, number])
+    timer.daemon = True
+    timer.start()
 
 
 def _open_missing_streams() -> None:

@@ -110,7 +110,7 @@ class Stop:
         self.number, self.wanted = self.number or number, True  # should a library swallow what is raised below
         if self.armed and (not again or number == getattr(signal, "SIGHUP", 0)):
             return
-        raise KeyboardInterrupt if number == signal.SIGINT else main.Terminated(number)
+        main.leave(number, frame)
 
 
 def _check_arguments(context: click.Context, corpus: tuple[str, ...], name: str | None, resume: str | None) -> None:
