@@ -173,7 +173,7 @@ class TrainingConfig:
     val_fraction: float = setting(0.1, "Share of the text, at its end, kept for validation (0: none).", low=0, high=0.9)
     eval_every: int = setting(0, "Steps between evaluations.", low=0, automatic="8 to 30 a run")
     eval_tokens: int = setting(
-        65_536, "Most validation tokens scored in an evaluation during training.", low=1, automatic="up to 65,536"
+        65_536, "Most validation tokens scored in an evaluation during training.", low=2, automatic="up to 65,536"
     )
     patience: int = setting(6, "Evaluations without a better loss after which training stops (0: never).", low=0)
     seed: int = setting(1, "Seed of weights, data order and dropout.", low=0, high=2**63 - 1)

@@ -1,8 +1,10 @@
 """Every write to disk: all of a file or none of it, and one writer at a time.
 
 Knows nothing of what it writes. A replace is: write a temporary file beside the target, fsync it, rename it over the
-target, fsync the folder; a crash at any point leaves the old file or the new one, never a mixture. What changes a disk
-goes through `disk`, one method a system call, so that a test can let the call number N fail, for every N.
+target, fsync the folder; a crash at any point leaves the old file or the new one, never a mixture. Bytes, renames and
+removals go through `disk`, one method a system call, so that a test can let the call number N fail, for every N.
+
+Who a process is, is its number on this machine: two machines that share a folder do not know each other's.
 """
 
 from __future__ import annotations
@@ -43,22 +45,26 @@ class Disk:
         if sys.platform == "darwin":
             import fcntl
 
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-        else:
-            os.fsync(descriptor)
+            with contextlib.suppress(OSError):  # some volumes have only fsync
+                fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+                return
+        os.fsync(descriptor)
 
     def rename(self, source: str, target: str) -> None:
         """Put `source` in the place of `target`, which may exist."""
         os.replace(source, target)
 
     def sync_folder(self, folder: str) -> None:
-        """Make renames in `folder` durable; systems that cannot open a folder (Windows) sync it with the file."""
+        """Make renames in `folder` durable, where the system can: Windows opens no folder, some network disks sync none."""
         try:
             descriptor = os.open(folder, os.O_RDONLY)
         except OSError:
             return
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
         finally:
             os.close(descriptor)
 
@@ -211,7 +217,11 @@ def claim_folder(path: Path) -> bool:
         path.mkdir()
     except FileExistsError:
         return False
-    disk.sync_folder(str(path.parent))
+    try:
+        disk.sync_folder(str(path.parent))
+    except BaseException:  # a signal too: nobody would know of the folder
+        path.rmdir()
+        raise
     return True
 
 
@@ -236,18 +246,27 @@ def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise LockedError(
-            f"{str(path.parent)!r} is in use by {_holder_of(holder)}", "Wait for it to finish, or stop it, and try again."
+            f"{str(path.parent)!r} is in use by {_holder_of(holder)}",
+            "Another charrnn is at work there, in another window perhaps: wait for it to finish, or stop it, and try again.",
         ) from error
     except OSError as error:
         raise _as_charrnn_error(path, error) from error
     try:
         with contextlib.suppress(OSError):
-            holder.write_text(f"process {os.getpid()}", encoding="utf-8")
+            _introduce(holder)
         yield
     finally:
         with contextlib.suppress(OSError):
             disk.remove(str(holder))
         lock.release()
+
+
+def _introduce(path: Path) -> None:
+    """Write down who holds the lock, into a file of our own: what stands there may be a link to another."""
+    with contextlib.suppress(FileNotFoundError):
+        disk.remove(str(path))
+    with _writer(disk.create(str(path), 0o666)) as file:
+        file.write(f"process {os.getpid()}".encode("ascii"))
 
 
 def _holder_of(path: Path) -> str:
@@ -322,5 +341,6 @@ def _as_charrnn_error(path: Path, error: OSError) -> CharrnnError:
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG):
         return CannotCreateError(f"cannot write {str(path)!r}: {reason}", "Check the folder and its permissions.")
-    hint = "Free some space and try again; the file that stood there before is untouched."
+    full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+    hint = f"{'Free some space' if full else 'Check the disk'} and try again; what stood there before is whole."
     return WriteError(f"writing {str(path)!r} failed: {reason}", hint)

@@ -231,5 +231,6 @@ def test_so_is_the_longest_text_that_gets_an_index_of_copies(folder: Path) -> No
     most, seconds = alone(folder, RUN, "train", "a.txt", "--tokenizer", "char", *TINY)
     assert (folder / "checkpoints" / "a" / copies.INDEX_FILE).stat().st_size > 250 * MB
     again, _ = alone(folder, RUN, "train", "--resume", "a", "--steps", "6")
-    print(f"{size:,} characters: {(most - base) / MB:.0f} MB above imports, {seconds:.0f} s; resumed {(again - base) / MB:.0f} MB")
+    above = [round((found - base) / MB) for found in (most, again)]
+    print(f"{size:,} characters: {above[0]} MB above imports, {seconds:.0f} s; resumed {above[1]} MB")
     assert max(most, again) - base < 700_000_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import stat
 from collections import Counter
 from pathlib import Path
 
@@ -196,6 +197,11 @@ def test_an_entry_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert again.train.tolist() == first.train.tolist()
     assert (again.val_characters, again.val_hidden) == (first.val_characters, first.val_hidden)
     assert len(entries(tmp_path)) == 1
+
+
+def test_nobody_else_can_read_the_tokens_of_a_private_text(tmp_path: Path) -> None:
+    tokenized(library(tmp_path / "one", CANDLE * 9), CHAR, 0.1, tmp_path)
+    assert stat.S_IMODE((tmp_path / "tokens").stat().st_mode) == 0o700
 
 
 def test_what_an_entry_depends_on(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hostile import complaints
 from test_fuzz import LAST, MODEL, REFUSED, RESUME, RUN, case, used
 
 import charrnn
-from charrnn.errors import CheckpointError
+from charrnn.errors import WriteError
 from charrnn.runs import checkpoint, copies
 from charrnn.runs import model as runs
 
@@ -86,8 +86,9 @@ def test_the_largest_seed_and_the_largest_header_value_are_read_again() -> None:
     metadata = {"seed": 2**63 - 1, "low": -(2**63), "sources": [f"/home/x/{number}.txt" for number in range(100_000)]}
     found = checkpoint.decode(checkpoint.encode(metadata, {}), "x").metadata
     assert {name: found[name] for name in metadata} == metadata
-    with pytest.raises(CheckpointError):
-        checkpoint.decode(checkpoint.encode({"seed": 2**63}, {}), "x")
+    for unreadable in ({"seed": 2**63}, {"many": [0] * checkpoint.MAX_VALUES}, {"long": "x" * checkpoint.MAX_HEADER_BYTES}):
+        with pytest.raises(WriteError, match="too much to say"):  # what is read before it takes the place of a good one
+            checkpoint.encode(unreadable, {})
 
 
 def damages(count: int, cut: int, data: bytes, file: str) -> list[tuple[str, bytes]]:

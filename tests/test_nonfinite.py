@@ -49,8 +49,8 @@ def spoilt(learner: Learner, place: str, value: float) -> Iterator[None]:
 
 
 def values(learner: Learner) -> dict[str, np.ndarray]:
-    """All that a step changes, but for what it remembers of the random generator and the running sums."""
-    return {name: array.copy() for name, array in learner.tensors().items() if not name.startswith(("random/", "average/"))}
+    """All that a step changes, but for the random generator."""
+    return {name: array.copy() for name, array in learner.tensors().items() if not name.startswith("random/")}
 
 
 @DEVICES
@@ -206,8 +206,11 @@ def test_they_are_counted_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyP
     counted = [line["skipped"] for line in log if line["event"] == "step"]
     assert counted == sorted(counted)
     assert 3 < counted[-1] < 20
-    resume = checkpoint.read(stopped.folder / runs.LAST_FILE).metadata["resume"]
-    assert resume["skips"] == counted[-1]
+    assert checkpoint.read(stopped.folder / runs.LAST_FILE).metadata["resume"]["skips"] == counted[-1]
+    list(job.resume(stopped.folder, bound=Bound(steps=31)))
+    last = json.loads((stopped.folder / "metrics.jsonl").read_text().splitlines()[-2])
+    assert (last["event"], last["step"]) == ("step", 31)
+    assert last["skipped"] >= counted[-1]  # it goes on counting
 
 
 def test_the_positive_control_is_seen(tmp_path: Path) -> None:

@@ -144,6 +144,16 @@ def test_the_hint_names_what_would_decode(tmp_path: Path, content: str, encoding
     assert text(source, encoding=expected) == content
 
 
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [(b"\x89PNG\r\n\x1a\n\0\0", "a picture"), (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"), (b"PK\x03\x04\xff\xfe", r"\.docx")],
+)
+def test_what_is_no_text_is_called_what_it_is(tmp_path: Path, data: bytes, what: str) -> None:
+    with pytest.raises(CorpusError, match=what) as caught:
+        text(write(tmp_path, "a.bin", data))
+    assert ".txt" in caught.value.hint
+
+
 def test_a_wrong_encoding_leads_back_to_utf8(tmp_path: Path) -> None:
     with pytest.raises(CorpusError) as caught:
         text(write(tmp_path, "a.txt", CHINESE + "a"), encoding="gbk")

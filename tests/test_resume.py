@@ -16,9 +16,10 @@ from forked import Child, command, running
 
 import charrnn
 from charrnn.cli import main, train  # noqa: F401 - loaded before children are forked
+from charrnn.errors import UsageError
 from charrnn.runs import checkpoint
 from charrnn.runs import model as runs
-from charrnn.training import job
+from charrnn.training import evaluate, job
 from charrnn.training.events import Finished
 from charrnn.training.learner import Learner
 from charrnn.training.recipe import Bound
@@ -107,6 +108,39 @@ def test_stopped_at_any_step(cell: str, tokenizer: str, stops: int, text: Path) 
         assert outcome(stopped_at(step, text, asked)) == expected, step
 
 
+def test_a_run_that_stopped_early_is_gone_on_with_only_when_that_is_asked(text: Path) -> None:
+    _, steps = straight(text, SETTINGS)
+    folder = Path("checkpoints") / "straight"
+    with pytest.raises(UsageError, match=f"stopped early, at step {steps}") as told:
+        list(job.resume(folder))
+    assert f"--steps {STEPS}" in told.value.hint
+    again = list(job.resume(folder, bound=Bound(steps=STEPS)))[-1]
+    assert isinstance(again, Finished)
+    assert again.step > steps
+
+
+def test_an_evaluation_that_is_left_half_way_is_made_up_for(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, _ = straight(text, SETTINGS)
+    monkeypatch.setattr(evaluate, "SPAN", 5)  # steps at once: the evaluation takes many
+    score, scored = evaluate._score, []
+
+    def counted(*values: Any) -> Any:
+        scored.append(values)
+        return score(*values)
+
+    monkeypatch.setattr(evaluate, "_score", counted)
+    events = job.run([str(text)], asked=SETTINGS, name="half", bound=Bound(steps=STEPS), stop=lambda: len(scored) > 3)
+    stopped = list(events)[-1]
+    assert isinstance(stopped, Finished)
+    assert (stopped.reason, stopped.step, len(scored)) == ("interrupted", SETTINGS["eval_every"], 4)
+    assert checkpoint.read(stopped.folder / runs.LAST_FILE).metadata["resume"]["due"]
+    assert b"evaluated" not in (stopped.folder / "metrics.jsonl").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.chdir(text.parent)
+    list(job.resume(stopped.folder))
+    assert outcome(stopped.folder) == expected
+
+
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=SOAK)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopped_by_a_signal_at_any_moment(number: int, times: int, text: Path) -> None:
@@ -120,21 +154,18 @@ def test_stopped_by_a_signal_at_any_moment(number: int, times: int, text: Path) 
 
 
 def stop_and_go_on(begin: list[str], name: str, number: int, steps: int, choose: random.Random) -> list[int]:
-    """Send the signal three times on the way, at moments that chance names; the exit codes on the way.
-
-    A run that has stopped early is not gone on with: that would be to ask for more.
-    """
+    """Send the signal three times on the way, at moments that chance names; the exit codes on the way."""
     codes, last = [], Path("checkpoints") / name / runs.LAST_FILE
     for turn in range(4):
         with running(Child(command(*(["train", "--resume", name] if turn else begin)))) as child:
             while not last.exists():
-                child.read()
+                assert child.read(), child.end()
             if turn < 3:
                 time.sleep(choose.uniform(0.0, 0.25))
                 os.kill(child.pid, number)
             codes.append(child.end(60).code)
-        saved = checkpoint.read(last).metadata["resume"]
-        if saved["step"] == steps and not saved["due"]:
-            return codes  # it was done before the signal came, or had saved that it was
-        assert codes[-1] == (-number if number == signal.SIGKILL else 128 + number)
-    raise AssertionError(f"never done: {codes}")
+        if codes[-1] in (0, UsageError.exit_code):  # done, or had been before the last signal came
+            break
+    assert checkpoint.read(last).metadata["resume"]["step"] == steps, codes
+    assert set(codes) <= {0, UsageError.exit_code, -number if number == signal.SIGKILL else 128 + number}
+    return codes

@@ -83,7 +83,7 @@ def test_once_it_learns_a_signal_saves_and_resume_goes_on(phase: str, number: in
     text = check_ended(forked(interrupted(TRAIN, *WITHIN[phase], number, at=at), tty=True), number)
     step = int(checkpoint.read(trained / "checkpoints" / "long" / runs.LAST_FILE).metadata["resume"]["step"])
     assert step == {"step": 8, "evaluation": 10, "save": 10}[phase]
-    assert f"interrupted at step {step}; go on with `charrnn train --resume long`" in re.sub(r"\s+", " ", text)
+    assert f"interrupted at step {step}, saved; go on with `charrnn train --resume long`" in re.sub(r"\s+", " ", text)
     ended = forked(interrupted(("train", "--resume", "long"), Learner, "advance", signal.SIGINT, at=3), tty=True)
     assert f"from step {step}" in check_ended(ended, signal.SIGINT)
 
@@ -139,13 +139,14 @@ main.main()
 @pytest.mark.parametrize(
     ("module", "arguments", "number"),
     [
-        ("click", ("--help",), signal.SIGINT),
         ("numpy._core.multiarray", ("sample", "verse"), signal.SIGINT),
         ("numpy._core.multiarray", ("sample", "verse"), signal.SIGTERM),
         ("torch._C", ("train", "verse.txt"), signal.SIGINT),
     ],
 )
-def test_a_signal_during_an_import_ends_the_program_after_it(module: str, arguments: tuple[str, ...], number: int, trained: Path) -> None:
+def test_a_signal_during_an_import_ends_the_program_after_it(
+    module: str, arguments: tuple[str, ...], number: int, trained: Path
+) -> None:
     code = IMPORTS.format(module=module, number=int(number), arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], cwd=trained, env=environment(), capture_output=True, check=False)
     assert done.returncode == 128 + number  # when the import is over: the first words may be out by then
@@ -226,6 +227,61 @@ def test_a_training_that_nobody_reads_is_saved(trained: Path, here: None) -> Non
     child.hang_up()
     assert child.end().code == main.BROKEN_PIPE
     assert (trained / "checkpoints" / "long" / runs.LAST_FILE).exists()
+
+
+def test_a_second_hang_up_does_not_keep_a_session_alive(terminal: Callable[..., Terminal]) -> None:
+    """A shell and its terminal both send one; here the second comes when the first is being served."""
+    twice = "import signal\nfrom charrnn.cli.aside import Aside\nrest = Aside.rest\n"
+    one = terminal(code=twice + "Aside.rest = lambda self: (signal.raise_signal(signal.SIGHUP), rest(self))")
+    one.prompted()
+    one.child.kill(signal.SIGHUP)
+    one.leaves(128 + signal.SIGHUP)
+
+
+def test_who_is_in_the_background_leaves_the_terminal_alone(trained: Path, here: None) -> None:
+    """After `&` a touch of the terminal would stop the process, silently and for ever."""
+
+    def work() -> int:
+        os.close(os.open(os.ttyname(0), os.O_RDWR))  # the terminal of this session, whose foreground the parent is
+        pid = os.fork()
+        if pid == 0:
+            os.setpgid(0, 0)
+            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+            os._exit(command("train", "verse.txt", "--name", "long", "--steps", "12", *TINY)())
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            os.kill(pid, signal.SIGKILL)
+            return 99
+        return os.waitstatus_to_exitcode(status)
+
+    ended = forked(work, tty=True)
+    assert ended.code == 0, ended.out
+    assert b"done after 12 steps" in ended.out
+    assert b"\x1b[?25l" not in ended.out  # nor is a panel drawn over what is typed there
+
+
+def test_who_is_suspended_leaves_the_terminal_as_it_was(trained: Path, here: None) -> None:
+    def work() -> int:
+        os.close(os.open(os.ttyname(0), os.O_RDWR))
+        before = termios.tcgetattr(0)
+        pid = os.fork()
+        if pid == 0:
+            signalled(Learner, "advance", signal.SIGTSTP, at=8)
+            os._exit(command("train", "verse.txt", "--name", "long", "--steps", "12", *TINY)())
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if not os.WIFSTOPPED(status) or termios.tcgetattr(0) != before:
+            os.kill(pid, signal.SIGKILL)
+            return 97
+        os.write(1, b"STOPPED")
+        os.kill(pid, signal.SIGCONT)
+        _, status = os.waitpid(pid, 0)
+        return os.waitstatus_to_exitcode(status) if termios.tcgetattr(0) == before else 96
+
+    ended = forked(work, tty=True)
+    assert ended.code == 0, ended.out
+    stopped = ended.out.index(b"STOPPED")
+    assert ended.out.rindex(b"\x1b[?25h", 0, stopped) > ended.out.rindex(b"\x1b[?25l", 0, stopped)
+    assert b"done after 12 steps" in ended.out[stopped:]
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from charrnn.runs import model as models
 from charrnn.runs import registry
 from charrnn.training.events import Finished, Sampled
 
-SOAK = 10_000  # strings in all
+SOAK = 10_000  # strings through each place
 OURS = re.compile(r"\r?\x1b\[(?:(?:0|[1-3]|3[1-7]|41|9[01])(?:;(?:[1-3]|3[1-7]|41|9[01]))*m|1A|2K|\?25[lh])")
 MARKUP = ("[red]", "[/INST]", "[/]", "[link=http://e.vil]", "[bold]x[/bold]", "list[int]", ":smile:", "[b")
 ACTING = (
@@ -251,7 +251,7 @@ def colours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("colours")
-@pytest.mark.parametrize("count", [15, pytest.param(SOAK // len(PLACES) + 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [15, pytest.param(SOAK, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
 def test_no_place_lets_data_act_on_a_terminal(place: Callable[[str], None], count: int) -> None:
     examine(place, count)

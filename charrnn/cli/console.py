@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TextIO
 
 from charrnn.errors import WriteError
@@ -220,23 +220,54 @@ class Output:
 def unechoed() -> Iterator[None]:
     """Keys pressed inside do not show: not in the middle of a poem, and no `^C` that moves a panel by a line.
 
-    They wait for whoever reads next. Without a terminal on stdin, or without termios (Windows), nothing changes.
+    They wait for whoever reads next. Without a terminal on stdin, or without termios (Windows), nothing changes; nor from
+    the background, where it is the shell's. Who is suspended meanwhile (Ctrl-Z) leaves the terminal as it was, too.
     """
-    try:
-        import termios
-    except ImportError:
+    if not in_foreground():
         yield
         return
-    if not typing():
-        yield
-        return
+    import signal
+    import termios
+
     before = termios.tcgetattr(sys.stdin)
-    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, [*before[:3], before[3] & ~termios.ECHO, *before[4:]])
+    silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+
+    def set_to(state: list[Any]) -> None:
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            if in_foreground():
+                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, state)
+
+    def suspended(number: int, frame: FrameType | None) -> None:
+        if fancy(sys.stderr):
+            sys.stderr.write("\x1b[?25h")  # a panel hides the cursor
+            sys.stderr.flush()
+        set_to(before)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        set_to(silent)
+
+    earlier = signal.getsignal(signal.SIGTSTP)
+    if earlier is signal.SIG_DFL:
+        signal.signal(signal.SIGTSTP, suspended)
+    set_to(silent)
     try:
         yield
     finally:
-        with contextlib.suppress(termios.error):  # the terminal is gone
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        set_to(before)
+        if earlier is signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, earlier)
+
+
+def in_foreground() -> bool:
+    """Whether a person at a terminal types for this process."""
+    return typing() and hasattr(os, "tcgetpgrp") and not in_background()
+
+
+def in_background() -> bool:
+    """Whether the terminal is somebody else's now: after `&`, or Ctrl-Z and `bg`; what is drawn there would be in the way."""
+    try:
+        return typing() and os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp()
+    except (OSError, AttributeError):  # no terminal of ours; Windows, where there is no background
+        return False
 
 
 def typing() -> bool:

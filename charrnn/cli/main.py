@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -46,14 +47,15 @@ def main() -> NoReturn:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # they name source lines, which say nothing to who only uses the program
     code = run(sys.argv[1:])
-    handle(signal.SIGINT, signal.SIG_DFL)  # a late Ctrl-C must not print a traceback out of the shutdown
+    for number in (signal.SIGINT, *ENDING):
+        handle(number, signal.SIG_DFL)  # a late Ctrl-C must not print a traceback out of the shutdown
     sys.exit(code)
 
 
 def handle(number: int, handler: Any) -> Any:
     """Set the handler of a signal, unless it is ignored; returns what stood there before."""
     before = signal.getsignal(number)
-    if before is not signal.SIG_IGN:
+    if before is not signal.SIG_IGN and handler is not None:
         signal.signal(number, handler)
     return before
 
@@ -144,7 +146,7 @@ def leave(number: int, frame: FrameType | None) -> None:
 
     In the midst of an import, a moment later: torch's C++ calls Python where no exception may pass, and would abort.
     """
-    while frame is not None:
+    while frame is not None and frame.f_code is not main.__code__:  # whoever imports this program to run it is no matter
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             _come_again(number)
             return
@@ -163,8 +165,6 @@ def _bring_back(dropped: Any) -> None:
 
 def _come_again(number: int) -> None:
     """Let a signal come once more, when what it interrupted may be over."""
-    import threading
-
     deliver = getattr(signal, "pthread_kill", lambda thread, number: signal.raise_signal(number))  # Windows has none
     timer = threading.Timer(0.005, deliver, [threading.main_thread().ident, number])
     timer.daemon = True

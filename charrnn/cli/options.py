@@ -23,7 +23,6 @@ from charrnn.errors import UsageError
 
 LONGEST = 10**12  # tokens of a --length that is not inf
 LARGEST_FILE = 1 << 20  # bytes of a --config
-LARGEST = 2**63 - 1  # of a whole number: what NumPy, torch and the compiled kernel can hold
 SHOWN = 40  # characters of a value that a message repeats
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -136,7 +135,7 @@ def _manageable(item: Field[Any], value: Any) -> Any:
 
 
 def _too_large(value: Any) -> bool:
-    return isinstance(value, int) and abs(value) > LARGEST
+    return isinstance(value, int) and abs(value) > config.LARGEST
 
 
 def _short(value: str | int) -> str:
@@ -315,7 +314,7 @@ def _from_file(path: Path, key: str, value: Any, option: click.Parameter, contex
     """The value of one line of the file, checked here so that the error can name the file and the key."""
     where = f"in {str(path)!r}, {key}: "
     if _too_large(value):
-        raise UsageError(f"{where}{_short(value)} is too large a number.", f"No setting is above {LARGEST:,}.")
+        raise UsageError(f"{where}{_short(value)} is too large a number.", f"No setting is above {config.LARGEST:,}.")
     if isinstance(option, click.Option) and option.multiple:
         return _texts(where, key, value)
     if isinstance(value, (dict, list)):

@@ -84,7 +84,7 @@ class Panel:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live is not None:
+        if self._live is not None and not terminal.in_background():
             self._live.update(self.render(), refresh=True)
             self._live.stop()
 
@@ -104,7 +104,7 @@ class Panel:
                 self._saved = event
             case Finished():
                 pass
-        if self._live is not None and self._clock() - self._drawn_at >= REFRESH_SECONDS:
+        if self._live is not None and self._clock() - self._drawn_at >= REFRESH_SECONDS and not terminal.in_background():
             self._drawn_at = self._clock()
             self._live.update(self.render(), refresh=True)
 

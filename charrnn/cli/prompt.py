@@ -120,9 +120,9 @@ class Prompt:
         try:
             return self._session.prompt()
         finally:
+            self._aside.rest()  # from here on the model is the caller's
             for number, handler in before.items():
                 handle(number, handler)
-            self._aside.rest()  # from here on the model is the caller's
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         """Let the editor end by itself: an exception in the midst of its drawing would leave the terminal as it was then."""

@@ -144,7 +144,7 @@ def _one_bound(context: click.Context, values: Mapping[str, Any]) -> dict[str, A
 
 def _listener() -> Listener:
     """The panel where it can be drawn, else plain lines."""
-    if not console.fancy(sys.stderr) or "utf" not in (sys.stderr.encoding or "").lower():
+    if not console.fancy(sys.stderr) or console.in_background() or "utf" not in (sys.stderr.encoding or "").lower():
         return Lines()
     from charrnn.cli.panel import Panel
 
@@ -186,7 +186,7 @@ def _conclude(started: Started, finished: Finished, root: Path) -> None:
     elsewhere = "" if str(root) == "checkpoints" else f" --checkpoints {console.quoted(str(root))}"
     name = console.quoted(started.name)
     if finished.reason == "interrupted":
-        console.say(f"interrupted at step {finished.step:,}; go on with `charrnn train --resume {name}{elsewhere}`")
+        console.say(f"interrupted at step {finished.step:,}, saved; go on with `charrnn train --resume {name}{elsewhere}`")
         return
     why = " (no better for a while)" if finished.reason == "early stop" else ""
     console.say(

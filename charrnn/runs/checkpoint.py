@@ -99,10 +99,13 @@ def _head(document: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> by
         position = end
     data = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     data += b" " * (-len(data) % 8)
-    if len(data) > MAX_HEADER_BYTES:
-        found = f"a description of {len(data):,} bytes; a checkpoint has room for {MAX_HEADER_BYTES:,}"
-        raise WriteError(f"the run has {found}.", "Name the folder of the texts, not each of them.")
-    return len(data).to_bytes(8, "little") + data
+    head = len(data).to_bytes(8, "little") + data
+    try:
+        _metadata(_header(head, "its description")[0], "its description")
+    except CheckpointError as error:  # what could not be read again must not take the place of what can
+        message = f"the run has too much to say of itself: {error.message}"
+        raise WriteError(message, "Name the folder of the texts, not each of them.") from error
+    return head
 
 
 def read(path: Path) -> Checkpoint:

@@ -6,6 +6,7 @@ nothing of models. Listing never fails for one bad run: it says what is wrong wi
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from charrnn import durable
-from charrnn.errors import CannotCreateError, CharrnnError, CheckpointError, UsageError
+from charrnn.errors import CannotCreateError, CharrnnError, CheckpointError, LockedError, UsageError, WriteError
 from charrnn.runs import checkpoint
 from charrnn.runs.model import LAST_FILE, MODEL_FILE
 
 MAX_NAME = 100
+LEAVINGS = ("lock", "lock.holder", "metrics.jsonl", "ngrams.safetensors")  # what a run has before its first save
 BUNDLED_FILE = "BUNDLED.md"  # says how a committed run was made
 
 
@@ -75,7 +77,7 @@ def next_free_name(stem: str, root: Path) -> str:
     """A name for a new run: the stem, made safe for a folder; then `-2`, `-3`, ... until one is free."""
     safe = re.sub(r"[^\w.-]+", "-", stem).strip("-._")[: MAX_NAME - 10] or "run"
     name, number = safe, 1
-    while (root / name).exists():
+    while _taken_by_a_run(root / name):
         number += 1
         name = f"{safe}-{number}"
     return name
@@ -103,8 +105,32 @@ def create(name: str | None, stem: str, root: Path) -> Path:
 
 def check_free(name: str, root: Path) -> None:
     """Raise UsageError if `name` cannot name a run or names one already: better said before the text is read."""
-    if (root / check_name(name)).exists():
+    if _taken_by_a_run(root / check_name(name)):
         raise _taken(name)
+
+
+def clear(folder: Path) -> None:
+    """Remove the folder of a run that saved nothing; what is not ours stays, and then the folder too."""
+    with contextlib.suppress(OSError):
+        durable.sweep(folder)
+        for name in LEAVINGS:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _taken_by_a_run(folder: Path) -> bool:
+    """Whether something is in the way; what a run left that was killed before its first save goes, and is not."""
+    with contextlib.suppress(OSError, LockedError, WriteError, CannotCreateError):
+        if (folder / "lock").is_file() and not folder.is_symlink() and _is_abandoned(folder):
+            with durable.locked(folder / "lock"):
+                if _is_abandoned(folder):
+                    clear(folder)
+    return folder.exists() or folder.is_symlink()
+
+
+def _is_abandoned(folder: Path) -> bool:
+    """Whether there is nothing but what a run has before its first save. May raise OSError."""
+    return all(path.name in LEAVINGS or path.name.endswith(durable.TEMPORARY_SUFFIX) for path in folder.iterdir())
 
 
 def _taken(name: str) -> UsageError:

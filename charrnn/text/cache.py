@@ -66,7 +66,7 @@ def default_folder() -> Path:
     import platformdirs
 
     chosen = os.environ.get("CHARRNN_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("charrnn", appauthor=False)
+    return Path(os.path.expanduser(chosen)) if chosen else platformdirs.user_cache_path("charrnn", appauthor=False)
 
 
 def obtain(folder: Path | None, key: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> tuple[Made, tuple[str, ...]]:
@@ -92,6 +92,8 @@ def obtain(folder: Path | None, key: Mapping[str, Any], make: Callable[[Path], d
 
 def _obtained(place: Path, name: str, make: Callable[[Path], dict[str, Any]]) -> Made:
     durable.make_folder(place)
+    with contextlib.suppress(OSError):
+        place.chmod(0o700)  # tokens are the text: who may not read the one shall not read the other
     entry, work = place / name, place / f"{name}.making"
     with durable.locked(place / f"{name}.lock", wait_seconds=PATIENCE):
         found = _opened(entry)

@@ -24,6 +24,11 @@ from charrnn.text.encodings import check_encoding, guess
 from charrnn.text.sources import BLOCK, Readable, Source, unreadable
 from charrnn.text.tokenizers import well_formed
 
+SIGNATURES = (  # of what people have their texts in, and take for text
+    (b"\x89PNG", "a picture"), (b"\xff\xd8\xff", "a picture"), (b"GIF8", "a picture"), (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a zip archive, as .docx, .odt and .epub are"), (b"\xd0\xcf\x11\xe0", "an old Word document"),
+    (b"\x1f\x8b", "packed by gzip without being called .gz"),
+)  # fmt: skip
 MAX_ROW = 16 << 20  # characters: as Python objects, those of the worst row take some 30 bytes each
 GUESSED_FROM = 4 << 20  # bytes
 MARKS = (
@@ -109,6 +114,10 @@ def _undecodable(source: Source, reading: ReadingConfig, encoding: str, error: U
         if len(start) >= GUESSED_FROM:
             whole = False
             break
+    for signature, kind in SIGNATURES:
+        if start.startswith(signature):
+            hint = "Save its text as plain text (.txt) and train on that."
+            raise CorpusError(f"{source.name!r} is {kind}, and no plain text.", hint)
     other = guess(start, whole, encoding)
     hint = f"It decodes as {other}: try --encoding {other}." if other else "Name its --encoding, or use --errors replace."
     return CorpusError(f"{source.name!r} is not {encoding}: the bytes {shown} at offset {offset:,} do not decode.", hint)

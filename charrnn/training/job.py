@@ -6,13 +6,12 @@ The one place that knows the whole order of things. Yields the trainer's events 
 from __future__ import annotations
 
 import contextlib
-import glob
 import math
 import os
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,16 @@ import torch
 
 import charrnn
 from charrnn import durable
-from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
-from charrnn.errors import CheckpointError, CorpusError, UsageError
-from charrnn.runs import checkpoint, copies, registry
+from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
+from charrnn.errors import CheckpointError, UsageError
+from charrnn.runs import checkpoint, registry
 from charrnn.runs import model as runs
-from charrnn.text import corpus as texts
-from charrnn.text import tokenizers
-from charrnn.text.corpus import Source, Survey, TokenData
-from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import index, recipe
 from charrnn.training.deadline import FLAT, Deadline
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.learner import Learner
+from charrnn.training.material import Material, check_validation, part, read, read_again
 from charrnn.training.probe import seconds_per_step
 from charrnn.training.recipe import Bound, Facts, Plan
 from charrnn.training.saved import saved_config, saved_progress, unfit
@@ -43,19 +39,6 @@ from charrnn.training.trainer import METRICS_FILE, Best, Held, Run, hold
 LOCK_FILE = "lock"
 RESUMED_SHARE = 0.93  # of the time of a resumed run, for steps; the rest is for evaluations and saves
 BUSY_LOOK = 3.0  # times as long as one thread took, after which more threads are known to be slower
-
-
-@dataclass(frozen=True)
-class Material:
-    """A text, read and tokenized."""
-
-    corpus: tuple[str, ...]  # as it was named
-    sources: tuple[Source, ...]
-    survey: Survey
-    reading: ReadingConfig
-    units: TokenizerConfig
-    tokenizer: Tokenizer
-    data: TokenData
 
 
 def run(
@@ -78,11 +61,11 @@ def run(
     asked = _with_preset(asked)
     if name is not None:
         registry.check_free(name, root)
-    training = _part(TrainingConfig, asked)
-    _part(ModelConfig, {name: value for name, value in asked.items() if name not in ("vocab_size", "task")} | {"vocab_size": 4})
+    training = part(TrainingConfig, asked)
+    part(ModelConfig, {name: value for name, value in asked.items() if name not in ("vocab_size", "task")} | {"vocab_size": 4})
     device = machine.prepare(training.device, training.threads)
-    material, notes = _read(corpus, asked, training.val_fraction)
-    _check_validation(material.data, training.val_fraction)
+    material, notes = read(corpus, asked, training.val_fraction)
+    check_validation(material.data, training.val_fraction)
     # Hashed before the plan, which reckons with the time that is gone.
     grams, more = index.hashed(material.sources, material.reading, material.survey, training.val_fraction)
     plan = _plan(asked, material, device, bound, started_at)
@@ -118,13 +101,14 @@ def resume(
         text = path.is_file() and path.suffix != ".safetensors"
         hint = "The run comes first: `charrnn train --resume RUN FILE`." if text else "Train it anew: `charrnn train FILE`."
         raise CheckpointError(f"{str(path if text else folder)!r} holds no {runs.LAST_FILE} to go on from.", hint)
+    _check_files(folder)
     with durable.locked(folder / LOCK_FILE):
         durable.sweep(folder)
         content = _read_last(folder)
         model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
         training = saved_config(TrainingConfig, saved["training"], folder)
         device = machine.prepare(training.device, training.threads)
-        material = _read_again(corpus, saved, model, training.val_fraction)
+        material = read_again(corpus, saved, model, training.val_fraction)
         if training.batch_size * training.window >= len(material.data.train):
             raise unfit(folder, "its windows do not fit its text")
         longer = _longer(training, saved, bound, model.config, material, device, started_at)
@@ -142,9 +126,30 @@ def resume(
         run = Run(learner, model.tokenizer, _held(material, training), folder, about, _resume_facts(material), started_at, stop)
         run.best, run.extended, run.asked = Best(**saved["best"]), extended, frozenset(saved["asked"])
         run.due = saved["due"]
+        lost = _lost_best(run)
         if not bound.given:
             run.deadline = Deadline.from_json(saved["deadline"])
-        yield from _events(run, material, (f"resumed at step {learner.step:,} of {training.steps:,}",))
+        yield from _events(run, material, (f"resumed at step {learner.step:,} of {training.steps:,}", *lost))
+
+
+def _check_files(folder: Path) -> None:
+    """What a run writes must be files of its own: a stranger's folder may hold links to yours, or pipes without an end."""
+    for name in (runs.MODEL_FILE, runs.LAST_FILE, *registry.LEAVINGS):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise CheckpointError(f"{str(path)!r} is no file, but a link or a device.", "Remove it, or put a file in its place.")
+
+
+def _lost_best(run: Run) -> tuple[str, ...]:
+    """Forget a best model that is damaged or gone, so that the next evaluation puts another in its place; says so."""
+    if not run.best.step:
+        return ()
+    try:
+        runs.load(run.folder / runs.MODEL_FILE)
+    except CheckpointError:
+        run.best = Best()
+        return (f"the best model, of before, is damaged or gone: {runs.MODEL_FILE} is written anew at the next evaluation",)
+    return ()
 
 
 def _read_last(folder: Path) -> checkpoint.Checkpoint:
@@ -170,63 +175,8 @@ def _check_asked(asked: Mapping[str, Any]) -> None:
 
 def _with_preset(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The wishes with those of a --size put in where there is none."""
-    size = _part(PresetConfig, asked).size
+    size = part(PresetConfig, asked).size
     return {**recipe.PRESETS.get(size, {}), **{name: value for name, value in asked.items() if name != "size"}}
-
-
-def _part(kind: type[Any], asked: Mapping[str, Any]) -> Any:
-    """The config of one kind that `asked` gives, checked."""
-    names = {item.name for item in fields(kind)}
-    return check(kind(**{name: value for name, value in asked.items() if name in names}))
-
-
-def _read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) -> tuple[Material, tuple[str, ...]]:
-    reading, units = _part(ReadingConfig, asked), _part(TokenizerConfig, asked)
-    sources = texts.find_sources(corpus)
-    survey = texts.survey(sources, reading)
-    sample = lambda: texts.training_text(sources, reading, survey, val_fraction)  # noqa: E731
-    tokenizer, notes = tokenizers.build(units, survey.counts, sample)
-    data = texts.tokenize(sources, reading, tokenizer, survey, val_fraction)
-    found = () if survey.documents == 1 else (f"text: {survey.documents:,} documents from {_counted(len(sources), 'file')}",)
-    return Material(tuple(corpus), tuple(sources), survey, reading, units, tokenizer, data), (*found, *notes, *data.notes)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Model, val_fraction: float) -> Material:
-    """The text of a run, from where it was or from where the user says; refused if a single byte changed."""
-    reading = saved_config(ReadingConfig, saved["reading"], model.path.parent)
-    named = tuple(corpus) or tuple(saved["sources"])
-    if "-" in named and not corpus:
-        raise CorpusError("this run read its text from standard input.", "Give the text again: charrnn train --resume RUN FILE.")
-    if not corpus and (odd := [name for name in named if not _is_kept(name)]):  # a stranger's may name what has no end
-        found = f"the text of this run is no longer where it was: {odd[0][:200]!r} is no file or folder."
-        raise CorpusError(found, "Name the text: charrnn train --resume RUN FILE.")
-    sources = texts.find_sources(named)
-    survey = texts.survey(sources, reading)
-    if survey.digest != saved["digest"]:
-        raise CorpusError(
-            "the text of this run has changed since it was trained; going on would not be exact.",
-            "Put the old text back, name it (charrnn train --resume RUN FILE), or train a new run.",
-        )
-    data = texts.tokenize(sources, reading, model.tokenizer, survey, val_fraction)
-    units = saved_config(TokenizerConfig, saved["units"], model.path.parent)
-    return Material(named, tuple(sources), survey, reading, units, model.tokenizer, data)
-
-
-def _is_kept(name: str) -> bool:
-    """Whether a source is something that can be read again: a file, a folder or a glob, no pipe and no device."""
-    return os.path.isfile(name) or os.path.isdir(name) or (glob.has_magic(name) and not os.path.exists(name))
-
-
-def _check_validation(data: TokenData, val_fraction: float) -> None:
-    if val_fraction and len(data.val) < 2:
-        raise CorpusError(
-            f"the text is too small to split: {val_fraction:.0%} of it for validation is {len(data.val)} tokens.",
-            "Give more text, or --val-fraction 0 to train on all of it.",
-        )
 
 
 def _plan(asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float) -> Plan:
@@ -309,6 +259,9 @@ def _longer(
             raise UsageError(
                 f"this run has made all of its {training.steps:,} steps.", f"Go on with --steps {2 * training.steps}."
             )
+        if saved["stopped"]:
+            found = f"this run has stopped early, at step {int(saved['step']):,}: nothing was becoming better."
+            raise UsageError(found, f"Go on all the same with --steps {training.steps}.")
         return training
     steps = bound.steps or 0
     if bound.epochs is not None:
@@ -355,7 +308,4 @@ def _remove_if_unused(folder: Path) -> None:
     """A run that ended before its first save leaves nothing behind."""
     if any((folder / name).exists() for name in (runs.MODEL_FILE, runs.LAST_FILE)):
         return
-    with contextlib.suppress(OSError):
-        for name in (METRICS_FILE, LOCK_FILE, copies.INDEX_FILE):
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
+    registry.clear(folder)

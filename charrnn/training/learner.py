@@ -27,6 +27,7 @@ from charrnn.errors import CharrnnError, CheckpointError
 from charrnn.models.language import LanguageModel, export_weights, import_weights
 from charrnn.models.recurrent import initialise
 from charrnn.runs.checkpoint import Tensors
+from charrnn.runs.model import AVERAGE, LARGEST_WEIGHT
 from charrnn.training import device as machine
 from charrnn.training.batching import Cursor, Streams
 from charrnn.training.muon import Muon
@@ -208,7 +209,7 @@ class Learner:
 
         Raises CharrnnError if something of it is not finite: what is saved, is.
         """
-        result: Tensors = {f"average/{name}": weight for name, weight in export_weights(self.average).items()}
+        result: Tensors = {AVERAGE + name: weight for name, weight in export_weights(self.average).items()}
         for name, weight in export_weights(self.network).items():
             result[f"current/{name}"] = weight
         for name, parameter in self.network.named_parameters():
@@ -220,17 +221,20 @@ class Learner:
         result["random/cpu"] = torch.get_rng_state().numpy().copy()
         if self.device.type == "cuda":
             result["random/cuda"] = torch.cuda.get_rng_state(self.device).numpy().copy()
-        return self._all_finite(result)
+        return self._all_sound(result)
 
     def averaged(self) -> Tensors:
         """The averaged weights, by the names of a model file; raises CharrnnError if they are not finite."""
-        return self._all_finite(export_weights(self.average))
+        weights = {AVERAGE + name: weight for name, weight in export_weights(self.average).items()}
+        return {name.removeprefix(AVERAGE): weight for name, weight in self._all_sound(weights).items()}
 
-    def _all_finite(self, tensors: Tensors) -> Tensors:
+    def _all_sound(self, tensors: Tensors) -> Tensors:
+        """The tensors, if they are what a reader of the file would take."""
         self._check_skips()
         for name, array in tensors.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise _diverged(self.step, f"{name} is not finite")
+            most = LARGEST_WEIGHT if name.startswith(AVERAGE) else np.inf
+            if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.abs(array).max(initial=0) <= most):
+                raise _diverged(self.step, f"{name} is not finite, or beyond all measure")
         return tensors
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
@@ -324,7 +328,7 @@ def _optimizers(network: LanguageModel, training: TrainingConfig, precision: str
     rest = [weight for weight in network.parameters() if not any(weight is matrix for matrix in chosen)]
     matrices, vectors = [w for w in rest if w.ndim >= 2], [w for w in rest if w.ndim < 2]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    betas, fused = (training.beta1, training.beta2), next(network.parameters()).device.type in ("cpu", "cuda")
+    betas, fused = (float(training.beta1), float(training.beta2)), next(network.parameters()).device.type in ("cpu", "cuda")
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)]
     if chosen:
         product = torch.bfloat16 if precision == "bf16" else torch.float32

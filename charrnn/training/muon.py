@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
     `product` is the type in which the iteration multiplies. State: `momentum`, shaped as the matrix.
     """
 
-    found_inf: Tensor | None = None  # (1,)
+    found_inf: Tensor | None = None  # ()
 
     def __init__(
         self, matrices: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float, size: int, product: torch.dtype

@@ -78,6 +78,7 @@ class Run:
     asked: frozenset[str] = frozenset()  # names of the settings that were set, which the repeating command names
     extended: bool = False  # whether the bound was changed on the way, so that no single command repeats the run
     due: bool = False  # whether the step that was made last has still to be evaluated
+    stopped: bool = False  # whether the evaluation of it ended the run early
     best: Best = field(default_factory=Best)
     _saved_at: float = 0.0
     _means_at: tuple[float, int] = (0.0, 0)
@@ -94,7 +95,7 @@ class Run:
                 yield from self._advance(every)
             if self.due:
                 yield from self._evaluate()
-                if self._out_of_patience() and learner.step < learner.training.steps:
+                if self.stopped:
                     reason = "early stop"
                     break
             elif time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
@@ -123,9 +124,9 @@ class Run:
             self.about["provenance"]["settings"]["steps"] = learner.training.steps
 
     def _out_of_patience(self) -> bool:
-        """Whether nothing has become better for too long, as far as is known."""
+        """Whether nothing has become better for too long, and there would be more steps."""
         training = self.learner.training
-        return not self.due and bool(training.patience) and self.best.since >= training.patience
+        return 0 < training.patience <= self.best.since and self.learner.step < training.steps
 
     def seconds(self) -> float:
         """Seconds since the process started."""
@@ -168,19 +169,13 @@ class Run:
             self.best = Best(report.loss, report.bits_per_character, self.learner.step)
         else:
             self.best.since += 1
+        self.stopped = self._out_of_patience()
         yield self._log(
             Evaluated(
-                self.learner.step,
-                report.loss,
-                report.bits_per_character,
-                report.bits_per_byte,
-                report.perplexity,
-                report.accuracy,
-                better,
-                self.held.on,
-                self.seconds(),
+                self.learner.step, report.loss, report.bits_per_character, report.bits_per_byte, report.perplexity,
+                report.accuracy, better, self.held.on, self.seconds(),
             )
-        )
+        )  # fmt: skip
         if better:
             yield self._save_model(report)
         yield self._save_last()
@@ -222,7 +217,7 @@ class Run:
             **self.resume, **self.learner.progress(), "best": best, "training": asdict(self.learner.training),
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
             "deadline": self.deadline.as_json() if self.deadline else None, "asked": sorted(self.asked),
-            "extended": self.extended, "due": self.due,
+            "extended": self.extended, "due": self.due, "stopped": self.stopped,
         }  # fmt: skip
         checkpoint.write(path, metadata, {**self.learner.tensors(), **self.tokenizer.tensors()})
         self._saved_at = time.monotonic()
