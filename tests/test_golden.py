@@ -30,8 +30,7 @@ from charrnn.runs import model as runs
 
 GOLDEN = Path(__file__).parent / "golden"
 SAVED = "04b73914e81f4d8231105628e3c28016c3f93fe095d2fdf296346191f18418fd"  # the averaged weights, best and last alike
-WORDS = " holds the evening in its hand,
-and one by one the lamps come"
+WORDS = " holds the evening in its hand,\nand one by one the lamps come"
 SAMPLE = (("sample", "evil", "--length", "20", "--seed", "1"),)
 LARGEST = 200_000  # bytes: a golden run is committed for ever
 
