@@ -15,11 +15,11 @@ CPU = torch.device("cpu")
 TOKENS = np.random.default_rng(5).integers(4, 20, 3000).astype(np.uint8)
 
 
-def make(steps: int = 30, model: dict[str, object] | None = None, **training: object) -> Learner:
+def make(steps: int = 30, model: dict[str, object] | None = None, device: torch.device = CPU, **training: object) -> Learner:
     torch.set_num_threads(1)
     shape = {"vocab_size": 20, "embedding_size": 6, "hidden_size": 16, **(model or {})}
     settings = {"batch_size": 4, "window": 12, "steps": steps, "dropout_output": 0.2, "dropout_embedding": 0.1, "reset": 0.2}
-    return Learner(ModelConfig(**shape), TrainingConfig(**{**settings, **training}), TOKENS, CPU)  # type: ignore[arg-type]
+    return Learner(ModelConfig(**shape), TrainingConfig(**{**settings, **training}), TOKENS, device)  # type: ignore[arg-type]
 
 
 def advance(learner: Learner, steps: int) -> Learner:

@@ -218,3 +218,22 @@ def test_the_positive_control_is_seen(tmp_path: Path) -> None:
 
     save_file({"a": np.array([1, np.nan, np.inf], np.float32)}, tmp_path / "x.safetensors")
     assert non_finite(tmp_path / "x.safetensors") == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("place", ["loss", "gradient"])
+def test_a_gpu_leaves_such_a_step_out_by_itself(place: str, precision: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device here")
+    learner = make(device=torch.device("cuda"), precision=precision, reset=0.0)
+    advance(learner, 40)  # by then a scaler has found its scale
+    learner.take_means()
+    before = values(learner)
+    with spoilt(learner, place, float("nan")):
+        learner.advance()
+    after = values(learner)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert advance(learner, 1).take_means().skipped >= 1
+    with spoilt(learner, "loss", float("nan")), pytest.raises(CharrnnError, match="10 steps in a row"):
+        advance(learner, 10).take_means()
