@@ -204,6 +204,12 @@ def test_nobody_else_can_read_the_tokens_of_a_private_text(tmp_path: Path) -> No
     assert stat.S_IMODE((tmp_path / "tokens").stat().st_mode) == 0o700
 
 
+def test_a_home_that_nobody_has_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARRNN_CACHE", "~no-such-user/c")
+    data = tokenized(library(tmp_path / "one", CANDLE * 9), CHAR, 0.1, None)  # type: ignore[arg-type]
+    assert "~no-such-user/c" in data.notes[0]
+
+
 def test_what_an_entry_depends_on(tmp_path: Path) -> None:
     sources = library(tmp_path, CANDLE)
     tokenized(sources, CHAR, 0.1, tmp_path)

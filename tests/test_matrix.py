@@ -269,7 +269,7 @@ def test_what_is_in_order_would_be_carried_out(parsed: Run) -> None:
     """The control of the test above: a good value of the same options, given in the same way, is not refused."""
     for path, option in NUMERIC:
         whole = isinstance(option.type, options.LengthType) or isinstance(getattr(option.type, "item", option).default, int)
-        good = "1x1" if isinstance(option.type, bench.ShapeType) else "1" if whole else "0.5"
+        good = "1x1" if isinstance(option.type, bench.ShapeType) else "2" if whole else "0.5"
         assert parsed(*words(path, f"{option.opts[0]}={good}")).code == 0, option.opts
 
 

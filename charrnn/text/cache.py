@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -62,11 +63,14 @@ class TokenFile:
 
 
 def default_folder() -> Path:
-    """CHARRNN_CACHE, or the folder the system has for caches."""
+    """CHARRNN_CACHE, or the folder the system has for caches; raises OSError for the home of a user who has none."""
     import platformdirs
 
     chosen = os.environ.get("CHARRNN_CACHE")
-    return Path(os.path.expanduser(chosen)) if chosen else platformdirs.user_cache_path("charrnn", appauthor=False)
+    try:
+        return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("charrnn", appauthor=False)
+    except RuntimeError as error:
+        raise OSError(errno.ENOENT, str(error), chosen) from error
 
 
 def obtain(folder: Path | None, key: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]) -> tuple[Made, tuple[str, ...]]:
@@ -76,11 +80,11 @@ def obtain(folder: Path | None, key: Mapping[str, Any], make: Callable[[Path], d
     through. Raises WriteError if not even a temporary folder can hold the arrays.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode("utf-8")).hexdigest()[:32]
-    place = (folder or default_folder()) / "tokens"
     try:
-        return _obtained(place, name, make), ()
+        return _obtained((folder or default_folder()) / "tokens", name, make), ()
     except (OSError, CannotCreateError, WriteError) as error:
-        note = f"the token cache {str(place)!r} cannot be used ({error}); a temporary folder takes its place"
+        where = folder or os.environ.get("CHARRNN_CACHE") or "the system's"
+        note = f"the token cache ({str(where)!r}) cannot be used ({error}); a temporary folder takes its place"
     try:
         temporary = Path(tempfile.mkdtemp(prefix="charrnn-"))
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
