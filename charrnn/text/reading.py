@@ -114,13 +114,17 @@ def _undecodable(source: Source, reading: ReadingConfig, encoding: str, error: U
         if len(start) >= GUESSED_FROM:
             whole = False
             break
+    hint = _hint(start, whole, encoding)
+    return CorpusError(f"{source.name!r} is not {encoding}: the bytes {shown} at offset {offset:,} do not decode.", hint)
+
+
+def _hint(start: bytes, whole: bool, encoding: str) -> str:
+    """What a file that does not decode may be, by its `start`."""
     for signature, kind in SIGNATURES:
         if start.startswith(signature):
-            hint = "Save its text as plain text (.txt) and train on that."
-            raise CorpusError(f"{source.name!r} is {kind}, and no plain text.", hint)
+            return f"It begins like {kind}: save its text as plain text (.txt) and train on that."
     other = guess(start, whole, encoding)
-    hint = f"It decodes as {other}: try --encoding {other}." if other else "Name its --encoding, or use --errors replace."
-    return CorpusError(f"{source.name!r} is not {encoding}: the bytes {shown} at offset {offset:,} do not decode.", hint)
+    return f"It decodes as {other}: try --encoding {other}." if other else "Name its --encoding, or use --errors replace."
 
 
 def _checked(text: str, reading: ReadingConfig, where: str) -> str:
