@@ -64,7 +64,7 @@ class Child:
 
     def read(self) -> bool:
         """Take in what one of the streams has; False where none has anything more."""
-        ready, _, _ = select.select(self._outer, [], [], 10.0)
+        ready, _, _ = select.select(self._outer, [], [], 30.0)
         return sum(map(self._read, ready)) > 0
 
     def hang_up(self) -> None:
@@ -73,7 +73,7 @@ class Child:
             os.close(descriptor)
         self._gone, self._outer = self._outer, []
 
-    def end(self, seconds: float = 10.0) -> Ended:
+    def end(self, seconds: float = 30.0) -> Ended:
         """Wait for the end, collecting what is written; a child that takes longer is killed (code -9)."""
         limit = time.monotonic() + seconds
         open_now = set(self._outer)
@@ -101,7 +101,7 @@ class Child:
         return bool(data)
 
 
-def forked(work: Callable[[], int], *, seconds: float = 10.0, **how: object) -> Ended:
+def forked(work: Callable[[], int], *, seconds: float = 30.0, **how: object) -> Ended:
     """Do `work` in a child (see Child) and wait for its end."""
     return Child(work, **how).end(seconds)  # type: ignore[arg-type]
 

@@ -132,15 +132,21 @@ def left(place: Path, line: tuple[str, ...], lines: int) -> Ended:
     """How a command line ends whose reader takes so many lines and goes away, as `head` does."""
     reader, writer = os.pipe()
 
+    if not lines:
+        os.close(reader)  # before there is anything to read
+
     def change() -> None:
         os.dup2(writer, 1)
-        os.close(reader)
+        if lines:
+            os.close(reader)
 
     child = Child(at(place, line, change), stdin=LINES * 2000)
     os.close(writer)
-    with open(reader, "rb", buffering=0) as stream:
-        while lines and (byte := stream.read(1)):
-            lines -= byte == b"\n"
+    if lines:
+        left_over = lines
+        with open(reader, "rb", buffering=0) as stream:
+            while left_over and (byte := stream.read(1)):
+                left_over -= byte == b"\n"
     done = child.end(60)
     assert done.calm, (line, done)
     return done
