@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 
 from charrnn.errors import CannotCreateError, CharrnnError, LockedError, WriteError
 
-TEMPORARY_SUFFIX = ".charrnn-tmp"
+TEMPORARY_SUFFIX, HOLDER_SUFFIX = ".charrnn-tmp", ".holder"
 INTRODUCED = 1.0  # seconds that a holder of a lock gets to write down who it is
 LOG_TAIL = 1 << 20  # bytes; no line of a log is longer
 
@@ -241,7 +241,7 @@ def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     from filelock import FileLock, Timeout  # 25 ms, and only writers need it
 
     lock = FileLock(str(path), timeout=wait_seconds, is_singleton=False)
-    holder = path.with_name(path.name + ".holder")
+    holder = path.with_name(path.name + HOLDER_SUFFIX)
     try:
         lock.acquire()
     except Timeout as error:

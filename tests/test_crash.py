@@ -25,11 +25,12 @@ from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CannotCreateError, CharrnnError, WriteError
 from charrnn.runs import checkpoint
 from charrnn.runs import model as runs
+from charrnn.runs.model import METRICS_FILE
 from charrnn.text.tokenizers import CharTokenizer, code_points
 from charrnn.training import job  # noqa: F401 - likewise
 from charrnn.training import trainer as training
 from charrnn.training.learner import Learner
-from charrnn.training.trainer import METRICS_FILE, hold
+from charrnn.training.trainer import hold
 
 VERSE = "the tide goes out to talk it over with the sand\nand leaves the boats to think of what it said.\n" * 30
 TINY = (

@@ -14,7 +14,7 @@ from test_crash import FILES, TINY, await_file, saved_step
 from charrnn import durable
 from charrnn.errors import CheckpointError
 from charrnn.runs import model as runs
-from charrnn.training.trainer import METRICS_FILE
+from charrnn.runs.model import METRICS_FILE
 
 
 def test_a_damaged_last_save_leaves_the_model_usable_and_says_so(run: Run, trained: Path) -> None:

@@ -23,6 +23,8 @@ from charrnn.text.tokenizers import EOS, Tokenizer
 
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "last.safetensors"
+METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = "lock"
 LARGEST_WEIGHT = 1e6  # no training arrives there; from 1e15 on sums of products overflow, and what is drawn is no number
 MOST_SAID = 200  # characters of what a file says of itself that a message repeats
 AVERAGE = "average/"  # prefix of the averaged weights inside LAST_FILE

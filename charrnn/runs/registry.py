@@ -16,10 +16,11 @@ from typing import Any
 from charrnn import durable
 from charrnn.errors import CannotCreateError, CharrnnError, CheckpointError, LockedError, UsageError, WriteError
 from charrnn.runs import checkpoint
-from charrnn.runs.model import LAST_FILE, MODEL_FILE
+from charrnn.runs.copies import INDEX_FILE
+from charrnn.runs.model import LAST_FILE, LOCK_FILE, METRICS_FILE, MODEL_FILE
 
 MAX_NAME = 100
-LEAVINGS = ("lock", "lock.holder", "metrics.jsonl", "ngrams.safetensors")  # what a run has before its first save
+LEAVINGS = (LOCK_FILE, LOCK_FILE + durable.HOLDER_SUFFIX, METRICS_FILE, INDEX_FILE)  # what a run has before its first save
 BUNDLED_FILE = "BUNDLED.md"  # says how a committed run was made
 
 
@@ -121,8 +122,8 @@ def clear(folder: Path) -> None:
 def _taken_by_a_run(folder: Path) -> bool:
     """Whether something is in the way; what a run left that was killed before its first save goes, and is not."""
     with contextlib.suppress(OSError, LockedError, WriteError, CannotCreateError):
-        if (folder / "lock").is_file() and not folder.is_symlink() and _is_abandoned(folder):
-            with durable.locked(folder / "lock"):
+        if (folder / LOCK_FILE).is_file() and not folder.is_symlink() and _is_abandoned(folder):
+            with durable.locked(folder / LOCK_FILE):
                 if _is_abandoned(folder):
                     clear(folder)
     return folder.exists() or folder.is_symlink()

@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from charrnn.config import ReadingConfig, TrainingConfig
 from charrnn.errors import CharrnnError, UsageError
 from charrnn.runs import model as runs
+from charrnn.runs.model import METRICS_FILE
 from charrnn.text import corpus as texts
 from charrnn.training.evaluate import evaluate_text
 from charrnn.training.recipe import parameters
 from charrnn.training.saved import saved_config
 from charrnn.training.speed import Machine, first_layer_rate, overhead, training_gigaflops
-from charrnn.training.trainer import METRICS_FILE
 
 PLAIN_SEED = 1
 # A textbook trainer: what stands in many tutorials. Flags, so that nothing of the recipe is left but the clock.

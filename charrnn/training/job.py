@@ -34,9 +34,8 @@ from charrnn.training.probe import seconds_per_step
 from charrnn.training.recipe import Bound, Facts, Plan
 from charrnn.training.saved import saved_config, saved_progress, unfit
 from charrnn.training.start import start_of
-from charrnn.training.trainer import METRICS_FILE, Best, Held, Run, hold
+from charrnn.training.trainer import Best, Held, Run, hold
 
-LOCK_FILE = "lock"
 RESUMED_SHARE = 0.93  # of the time of a resumed run, for steps; the rest is for evaluations and saves
 BUSY_LOOK = 3.0  # times as long as one thread took, after which more threads are known to be slower
 
@@ -71,7 +70,7 @@ def run(
     plan = _plan(asked, material, device, bound, started_at)
     folder = registry.create(name, name or material.survey.name, root)
     try:
-        with durable.locked(folder / LOCK_FILE):
+        with durable.locked(folder / runs.LOCK_FILE):
             index.keep(folder, material.survey, material.data, grams)
             del grams  # four bytes for each character, for which training has a better use
             run = _new_run(folder, material, plan, device, started_at, stop)
@@ -102,7 +101,7 @@ def resume(
         hint = "The run comes first: `charrnn train --resume RUN FILE`." if text else "Train it anew: `charrnn train FILE`."
         raise CheckpointError(f"{str(path if text else folder)!r} holds no {runs.LAST_FILE} to go on from.", hint)
     _check_files(folder)
-    with durable.locked(folder / LOCK_FILE):
+    with durable.locked(folder / runs.LOCK_FILE):
         durable.sweep(folder)
         content = _read_last(folder)
         model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
@@ -121,7 +120,7 @@ def resume(
         except CheckpointError as error:
             raise unfit(folder, error.message.rstrip(".")) from error
         index.renew(folder, material.sources, material.reading, material.survey, material.data, training.val_fraction)
-        durable.cut_log(folder / METRICS_FILE, int(saved["metrics_bytes"]))
+        durable.cut_log(folder / runs.METRICS_FILE, int(saved["metrics_bytes"]))
         about = {"name": model.name, "start": list(model.start), "provenance": model.provenance}
         run = Run(learner, model.tokenizer, _held(material, training), folder, about, _resume_facts(material), started_at, stop)
         run.best, run.extended, run.asked = Best(**saved["best"]), extended, frozenset(saved["asked"])

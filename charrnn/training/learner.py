@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -120,10 +121,8 @@ class Learner:
         self._check_skips()
         loss, right, tokens, norms, steps = self._sums.tolist()
         self._sums = self._zero_sums()
-        skipped = int(self._skips[3])
-        if not steps:
-            return Means(math.nan, math.nan, math.nan, skipped)
-        return Means(loss / tokens, right / tokens, norms / steps, skipped)
+        means = (loss / tokens, right / tokens, norms / steps) if steps else (math.nan,) * 3
+        return Means(*means, skipped=int(self._skips[3]))
 
     def learning_rate(self) -> float:
         """AdamW's learning rate at the next step."""
@@ -232,8 +231,9 @@ class Learner:
         """The tensors, if they are what a reader of the file would take."""
         self._check_skips()
         for name, array in tensors.items():
-            most = LARGEST_WEIGHT if name.startswith(AVERAGE) else np.inf
-            if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.abs(array).max(initial=0) <= most):
+            most = LARGEST_WEIGHT if name.startswith(AVERAGE) else sys.float_info.max
+            low, high = float(array.min(initial=0)), float(array.max(initial=0))  # nan if one of them is
+            if array.dtype.kind == "f" and not -most <= low <= high <= most:
                 raise _diverged(self.step, f"{name} is not finite, or beyond all measure")
         return tensors
 

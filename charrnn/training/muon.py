@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
         wide = max(1.0, self.size / matrix.shape[1]) ** 0.5  # so that every step has the same effect on the outputs
         matrix.mul_(1 - group["lr"] * group["weight_decay"] * go)
         change = orthogonalise(blocks).to(matrix.dtype).view_as(matrix)
-        matrix.add_(change * (-group["lr"] * wide * go))
+        matrix.add_(change if self.found_inf is None else change * go, alpha=-group["lr"] * wide)
 
 
 def orthogonalise(blocks: Tensor, rounds: int = ROUNDS) -> Tensor:

@@ -28,6 +28,7 @@ from charrnn.errors import CharrnnError
 from charrnn.models.language import export_weights
 from charrnn.runs import checkpoint
 from charrnn.runs import model as runs
+from charrnn.runs.model import METRICS_FILE
 from charrnn.text.tokenizers import EOS, Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import evaluate
@@ -36,7 +37,6 @@ from charrnn.training.evaluate import Report
 from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Step
 from charrnn.training.learner import Learner
 
-METRICS_FILE = "metrics.jsonl"
 SAMPLE_TOKENS = 240
 SECONDS_BETWEEN_SAVES = 60.0
 
