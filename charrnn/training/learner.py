@@ -121,8 +121,9 @@ class Learner:
         self._check_skips()
         loss, right, tokens, norms, steps = self._sums.tolist()
         self._sums = self._zero_sums()
-        means = (loss / tokens, right / tokens, norms / steps) if steps else (math.nan,) * 3
-        return Means(*means, skipped=int(self._skips[3]))
+        if not steps:
+            loss = right = norms = math.nan
+        return Means(loss / (tokens or 1), right / (tokens or 1), norms / (steps or 1), int(self._skips[3]))
 
     def learning_rate(self) -> float:
         """AdamW's learning rate at the next step."""
