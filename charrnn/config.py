@@ -43,7 +43,11 @@ def setting(
 class ModelConfig:
     """The shape of a network; with the tokenizer it is all that is needed to run the weights."""
 
-    task: str = setting("language", "Which of the four shapes.", choices=["language"])
+    task: str = setting(
+        "language",
+        "What to learn: to write, to tell which label a text has, to write by label, or to answer one text with another.",
+        choices=["language", "classify", "conditional", "seq2seq"],
+    )
     cell: str = setting("lstm", "Recurrent cell.", choices=["lstm", "gru", "rnn"])
     nonlinearity: str = setting("tanh", "Activation of the plain rnn cell.", choices=["tanh", "relu"])
     vocab_size: int = setting(0, "Tokens in the vocabulary, the four reserved ones included.", low=4, high=1_000_000)
@@ -52,16 +56,52 @@ class ModelConfig:
     hidden_size: int = setting(256, "Units in each recurrent layer.", low=1, high=65536, automatic="from corpus and time")
     layers: int = setting(1, "Recurrent layers.", low=1, high=64, automatic="from corpus and time; 1 with --hidden-size")
     tie_weights: bool = setting(False, "Share the embedding with the output layer (makes embedding size = hidden size).")
+    input: str = setting("tokens", "What classify reads: text, or rows of numbers (.npz, IDX).", choices=["tokens", "rows"])
+    bidirectional: bool = setting(True, "Read what is classified, or translated, in both directions.")
+    pooling: str = setting(
+        "mean", "What classify makes its decision from: the last step, or all of them.", choices=["mean", "max", "last"]
+    )
+    label_as: str = setting(
+        "both", "How a label enters conditional: as the initial state, at each step, or both.", choices=["both", "state", "step"]
+    )
+    context: str = setting(
+        "attention", "What the decoder of seq2seq knows of the source: all states by attention, or the last one.",
+        choices=["attention", "last", "transformed"],
+    )  # fmt: skip
+    attention: str = setting("dot", "How attention compares two states.", choices=["dot", "additive"])
+    classes: int = setting(0, "Labels.", low=0, high=100_000)
+    features: int = setting(0, "Numbers in a row of --input rows.", low=0, high=65536)
+    input_mean: float = setting(0.0, "Mean of the numbers of --input rows, which is taken off.", low=-1e30, high=1e30)
+    input_deviation: float = setting(1.0, "What they are divided by then.", low=0, high=1e30, low_open=True)
 
     @property
     def input_size(self) -> int:
         """Width of what enters the first layer."""
-        return self.vocab_size if self.embedding == "onehot" else self.embedding_size
+        return self.vocab_size if self.embedding == "onehot" and self.input == "tokens" else self.embedding_size
+
+    @property
+    def directions(self) -> int:
+        """In how many directions the input of classify, or the source of seq2seq, is read."""
+        return 2 if self.bidirectional else 1
 
     @property
     def gates(self) -> int:
         """Gate blocks stacked in one weight matrix: LSTM i, f, g, o; GRU r, z, n; plain RNN one."""
         return {"lstm": 4, "gru": 3, "rnn": 1}[self.cell]
+
+
+def contradiction(model: ModelConfig) -> str:
+    """Why there can be no such model, or an empty string."""
+    if model.tie_weights and (model.embedding != "learned" or model.embedding_size != model.hidden_size):
+        return "tied weights need a learned embedding as wide as the hidden layer"
+    if model.task == "classify" and model.tie_weights:
+        return "weights can be tied only where text is written, not with --task classify"
+    if model.task == "seq2seq" and model.hidden_size % model.directions:
+        return f"both directions share the {model.hidden_size} units of the encoder: their number must be even"
+    if model.input == "rows" and (model.task != "classify" or not model.features):
+        return "--input rows needs --task classify, and numbers in each row"
+    least = {"classify": 2, "conditional": 1}.get(model.task, 0)
+    return f"--task {model.task} needs at least {least} labels" if model.classes < least else ""
 
 
 @dataclass(frozen=True)
@@ -71,30 +111,6 @@ class PresetConfig:
     size: str = setting(
         "auto", "A ready-made network; auto suits corpus and time.", choices=["auto", "tiny", "small", "medium", "large"]
     )
-
-
-def weight_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors of a language model by their file names, with shapes; this table *is* the weight format.
-
-    `embedding.weight` (V, E), absent when one-hot; for each layer l `layers.<l>.weight_ih` (G*H, in),
-    `layers.<l>.weight_hh` (G*H, H), `layers.<l>.bias_ih` and `layers.<l>.bias_hh` (G*H,), gates stacked in the order
-    LSTM i f g o, GRU r z n (the GRU's reset gate multiplies W_hn h + b_hn, as in cuDNN); `output.weight` (V, H), absent
-    when tied; `output.bias` (V,).
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    rows, hidden = model.gates * model.hidden_size, model.hidden_size
-    if model.embedding == "learned":
-        shapes["embedding.weight"] = (model.vocab_size, model.embedding_size)
-    for layer in range(model.layers):
-        width = model.input_size if layer == 0 else hidden
-        shapes[f"layers.{layer}.weight_ih"] = (rows, width)
-        shapes[f"layers.{layer}.weight_hh"] = (rows, hidden)
-        shapes[f"layers.{layer}.bias_ih"] = (rows,)
-        shapes[f"layers.{layer}.bias_hh"] = (rows,)
-    if not model.tie_weights:
-        shapes["output.weight"] = (model.vocab_size, hidden)
-    shapes["output.bias"] = (model.vocab_size,)
-    return shapes
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,12 @@ class ReadingConfig:
         "The column of .csv and .tsv rows: a name, or a number from 1 (then there is no header).",
         automatic="the only one, or 'text'",
     )
+    label_column: str = setting(
+        "", "The column (or field) of the label, by name or number, for classify and conditional.", automatic="'label', or 1"
+    )
+    text_column: str = setting("", "The column (or field) of the text beside it.", automatic="'text', or 2")
+    source_column: str = setting("", "The column (or field) of the source, for seq2seq.", automatic="'source', or 1")
+    target_column: str = setting("", "The column (or field) of the target.", automatic="'target', or 2")
     max_unpacked: int = setting(8 << 30, "Most bytes a .gz may unpack to.", low=1)
 
 
@@ -171,6 +193,8 @@ class TrainingConfig:
     )
     steps: int = setting(0, "Optimizer steps to make.", low=0, high=2**40, automatic="from the time")
     val_fraction: float = setting(0.1, "Share of the text, at its end, kept for validation (0: none).", low=0, high=0.9)
+    longest: int = setting(2_000, "Most tokens of one text that are learnt from, where texts stand alone.", low=1, high=100_000)
+    balance: bool = setting(False, "Weigh each label of classify by the inverse of its share.")
     eval_every: int = setting(0, "Steps between evaluations.", low=0, automatic="8 to 30 a run")
     eval_tokens: int = setting(
         65_536, "Most validation tokens scored in an evaluation during training.", low=2, automatic="up to 65,536"

@@ -83,7 +83,7 @@ def measure_run(text: str, minutes: float, folder: Path) -> tuple[ModelConfig, T
     print(f"together                 {sum(clock.seconds.values()):7.3f} s  {sum(clock.seconds.values()) / whole:7.3%}")
     Learner.__init__ = begin  # type: ignore[method-assign]
     learner = kept[0]
-    return learner.model_config, learner.training, learner.streams.tokens
+    return learner.model_config, learner.training, learner.feed.tokens
 
 
 def measure_question(model: ModelConfig, training: TrainingConfig, tokens: Any) -> None:

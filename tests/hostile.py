@@ -28,10 +28,11 @@ from forked import forked
 from numpy.typing import NDArray
 
 from charrnn.cli import main
-from charrnn.config import ModelConfig, weight_shapes
+from charrnn.config import ModelConfig
 from charrnn.runs import checkpoint
 from charrnn.runs import model as runs
 from charrnn.text.tokenizers import Tokenizer
+from charrnn.weights import weight_shapes
 
 ZEROS = "0" * 64
 MARK = b'\\"checksum\\":\\"'

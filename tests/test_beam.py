@@ -13,13 +13,14 @@ import pytest
 import regex
 import toy
 
-from charrnn.config import ModelConfig, SamplingConfig, ShapingConfig, weight_shapes
+from charrnn.config import ModelConfig, SamplingConfig, ShapingConfig
 from charrnn.decoding import beam, generate, healing, sampling
 from charrnn.decoding.course import REMEMBERED, AtEos, Drawing
 from charrnn.decoding.engine import Engine
 from charrnn.decoding.generate import prime
 from charrnn.errors import CharrnnError, UsageError
 from charrnn.text.tokenizers import BOS, EOS, PAD, UNK
+from charrnn.weights import weight_shapes
 
 UNITS = toy.letters("ab\n")
 ANY = SamplingConfig()

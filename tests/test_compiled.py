@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charrnn.config import ModelConfig, weight_shapes
+from charrnn.config import ModelConfig
 from charrnn.decoding import kernel
 from charrnn.decoding.compiled import PANEL, CompiledDraw, CompiledNet
 from charrnn.decoding.engine import Draws, Engine, State
 from charrnn.decoding.kernel import Library
+from charrnn.weights import weight_shapes
 
 CELLS = [("lstm", "tanh"), ("gru", "tanh"), ("rnn", "tanh"), ("rnn", "relu")]
 SIZES = (1, 3, 67, 130)

@@ -29,8 +29,8 @@ from charrnn.runs.model import METRICS_FILE
 from charrnn.text.tokenizers import CharTokenizer, code_points
 from charrnn.training import job  # noqa: F401 - likewise
 from charrnn.training import trainer as training
+from charrnn.training.language import HeldText
 from charrnn.training.learner import Learner
-from charrnn.training.trainer import hold
 
 VERSE = "the tide goes out to talk it over with the sand\nand leaves the boats to think of what it said.\n" * 30
 TINY = (
@@ -86,7 +86,7 @@ def saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Saving:
     folder = tmp_path / "run"
     folder.mkdir()
     about = {"name": "run", "start": [tokenizer.encode("\n")[0].item()], "provenance": {"settings": {}}}
-    held = hold(tokens[:500], 500, 500, 500, 0, "training")
+    held = HeldText(tokens[:500], 500, 500, 0, "training")
     facts = {"sources": [], "digest": "", "reading": {}, "units": {}}
     run = training.Run(learner, tokenizer, held, folder, about, facts, time.monotonic())
     for event in run.events():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from charrnn.config import ModelConfig, SamplingConfig, weight_shapes
+from charrnn.config import ModelConfig, SamplingConfig
 from charrnn.decoding import sampling
 from charrnn.decoding.compiled import CompiledDraw, uniforms
 from charrnn.decoding.engine import Engine
@@ -20,6 +20,7 @@ from charrnn.decoding.kernel import Library
 from charrnn.decoding.sampling import choose, draw, draw_rows, uniform
 from charrnn.errors import CharrnnError
 from charrnn.text.tokenizers import RESERVED, CharTokenizer
+from charrnn.weights import weight_shapes
 
 CLOSE = 1e-5  # to a boundary; see DESIGN.md, "Sameness"
 SIZES = st.sampled_from([1, 2, 3, 5, 40, 63, 64, 65, 127, 128, 129, 500])

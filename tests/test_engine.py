@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charrnn.config import ModelConfig, weight_shapes
+from charrnn.config import ModelConfig
 from charrnn.decoding.engine import Engine, Follower, State, single_thread
 from charrnn.decoding.kernel import Library
 from charrnn.errors import CheckpointError
+from charrnn.weights import weight_shapes
 
 CELLS = [("lstm", "tanh"), ("gru", "tanh"), ("rnn", "tanh"), ("rnn", "relu")]
 WIDER = {"lstm": 3.0, "gru": 3.0, "rnn": 1.5}  # times the initial weights
@@ -150,7 +151,8 @@ def test_any_size_will_do(cell: str, act: str, layers: int, size: int, build: Bu
 def test_ten_thousand_tokens_are_those_of_the_models_own(cell: str, act: str, stepwise: bool, library: Library) -> None:
     """Teacher-forced, two layers of a size in use, weights as large as training leaves them; 0.2 ms for each step of torch's."""
     torch = pytest.importorskip("torch")
-    from charrnn.models.language import LanguageModel, export_weights, import_weights
+    from charrnn.models.language import LanguageModel
+    from charrnn.models.weights import export_weights, import_weights
 
     config = ModelConfig(cell=cell, nonlinearity=act, layers=2, vocab_size=69, hidden_size=96)
     torch.manual_seed(4)

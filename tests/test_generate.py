@@ -18,7 +18,7 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.config import ModelConfig, SamplingConfig, ShapingConfig, weight_shapes
+from charrnn.config import ModelConfig, SamplingConfig, ShapingConfig
 from charrnn.decoding import generate, sampling
 from charrnn.decoding import kernel as kernel_module
 from charrnn.decoding.engine import Engine, Ids, State
@@ -28,6 +28,7 @@ from charrnn.decoding.sampling import choose, forbid, uniform
 from charrnn.decoding.stops import StopFinder
 from charrnn.errors import CharrnnError, CheckpointError, UsageError
 from charrnn.text.tokenizers import BOS, EOS, PAD, UNK, ByteTokenizer, CharTokenizer
+from charrnn.weights import weight_shapes
 
 LETTERS = CharTokenizer(np.array([ord(letter) for letter in "abcde"], np.uint32))
 SETTINGS = SamplingConfig(temp=0.9)

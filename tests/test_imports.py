@@ -12,11 +12,12 @@ import pytest
 import charrnn
 
 PACKAGE = Path(charrnn.__file__).parent
-GROUND = {"errors", "config", "durable"}
+GROUND = {"errors", "config", "durable", "weights"}
 MAY_IMPORT = {
     "errors": set[str](),
     "config": {"errors"},
     "durable": {"errors"},
+    "weights": {"errors", "config"},
     "text": GROUND,
     "runs": GROUND | {"text"},
     "models": GROUND | {"text", "runs"},

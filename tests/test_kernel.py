@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from charrnn.config import ModelConfig, weight_shapes
+from charrnn.config import ModelConfig
 from charrnn.decoding import engine, kernel
 from charrnn.decoding.engine import Engine
 from charrnn.decoding.kernel import Library
+from charrnn.weights import weight_shapes
 
 SECONDS = 60  # that something may take before it counts as not happening
 posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners and modes here")

@@ -39,7 +39,7 @@ def test_resumed_equals_uninterrupted(cell: str, layers: int) -> None:
     torch.manual_seed(999)
     second = make(model=shape, dropout_layers=0.1)
     second.restore(tensors, progress)
-    assert second.epoch == pytest.approx(13 / second.streams.windows_per_epoch)
+    assert second.epoch == pytest.approx(13 / second.feed.windows_per_epoch)
     assert tensor_digest(advance(second, 17).tensors()) == straight
 
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from charrnn.config import ModelConfig, TrainingConfig, weight_shapes
+from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.models.dropout import dropout
-from charrnn.models.language import LanguageModel, export_weights, import_weights
+from charrnn.models.language import LanguageModel
+from charrnn.models.weights import export_weights, import_weights
 from charrnn.training.learner import Learner
+from charrnn.weights import weight_shapes
 
 CELLS = [("lstm", "tanh"), ("gru", "tanh"), ("rnn", "tanh"), ("rnn", "relu")]
 IDS = torch.from_numpy(np.random.default_rng(2).integers(4, 15, (24, 3)))

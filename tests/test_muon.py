@@ -26,7 +26,7 @@ def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, int, i
 def test_a_zero_gradient_moves_nothing() -> None:
     matrix = torch.ones(8, 4).requires_grad_()
     matrix.grad = torch.zeros(8, 4)
-    Muon([matrix], lr=0.1, momentum=0.9, weight_decay=0.0, size=4, product=torch.float32).step()
+    Muon([{"params": [matrix], "size": 4}], lr=0.1, momentum=0.9, weight_decay=0.0, product=torch.float32).step()
     assert torch.equal(matrix.detach(), torch.ones(8, 4))
 
 
@@ -38,7 +38,7 @@ def test_each_gate_is_a_matrix_of_its_own_and_its_scale_does_not_matter() -> Non
     for one in (gradient, louder):
         matrix = torch.zeros(8, 4).requires_grad_()
         matrix.grad = one
-        Muon([matrix], lr=1.0, momentum=0.95, weight_decay=0.0, size=4, product=torch.float32).step()
+        Muon([{"params": [matrix], "size": 4}], lr=1.0, momentum=0.95, weight_decay=0.0, product=torch.float32).step()
         moved.append(matrix.detach().clone())
     assert torch.allclose(moved[0], moved[1], atol=1e-4)
     assert torch.allclose(moved[0][:4], -orthogonalise(gradient[None, :4])[0], atol=1e-4)
@@ -47,7 +47,7 @@ def test_each_gate_is_a_matrix_of_its_own_and_its_scale_does_not_matter() -> Non
 def test_decay_shrinks_by_the_rate_times_the_decay() -> None:
     matrix = torch.ones(4, 4).requires_grad_()
     matrix.grad = torch.zeros(4, 4)
-    Muon([matrix], lr=0.1, momentum=0.9, weight_decay=0.5, size=4, product=torch.float32).step()
+    Muon([{"params": [matrix], "size": 4}], lr=0.1, momentum=0.9, weight_decay=0.5, product=torch.float32).step()
     assert torch.allclose(matrix.detach(), torch.full((4, 4), 0.95))
 
 

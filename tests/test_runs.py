@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.config import ModelConfig, weight_shapes
+from charrnn.config import ModelConfig
 from charrnn.errors import CheckpointError, UsageError
 from charrnn.runs import checkpoint, registry
 from charrnn.runs import model as runs
 from charrnn.text import tokenizers
+from charrnn.weights import weight_shapes
 
 CONFIG = ModelConfig(vocab_size=7, embedding_size=3, hidden_size=4)
 ALPHABET = {"tokenizer.alphabet": np.array([ord(c) for c in "abc"], dtype=np.uint32)}

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config import ModelConfig, TokenizerConfig, weight_shapes
+from charrnn.config import ModelConfig, TokenizerConfig
 from charrnn.decoding.engine import Engine, State
 from charrnn.decoding.tree import Partner
 from charrnn.text import tokenizers
 from charrnn.text.tokenizers import EOS, ByteTokenizer, CharTokenizer, Tokenizer
+from charrnn.weights import weight_shapes
 
 ALPHABET = "\n abcdefghijklmnopqrstuvwxyz,.;"
 TALE = (

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from charrnn.config import ModelConfig, weight_shapes
+from charrnn.config import ModelConfig
 from charrnn.decoding import compiled
 from charrnn.decoding.compiled import CompiledDraw, CompiledNet, uniforms
 from charrnn.decoding.engine import Draws, Engine
 from charrnn.decoding.kernel import Library
+from charrnn.weights import weight_shapes
 
 
 def exact(self: CompiledNet, shape: Sequence[int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -98,8 +99,8 @@ def headline(event: Started) -> str:
     begin = f"from step {event.step:,} " if event.step else ""
     begin += "to about" if event.estimated else "to"
     return (
-        f"training {event.name!r} {begin} step {event.steps:,}: {event.characters:,} characters, "
-        f"{event.vocab_size:,} different tokens, {event.parameters:,} parameters, on {event.device}"
+        f"training {event.name!r} {begin} step {event.steps:,}: {event.material}, "
+        f"{event.parameters:,} parameters, on {event.device}"
     )
 
 
@@ -117,10 +118,18 @@ def step_line(event: Step) -> str:
 def evaluation_line(event: Evaluated) -> str:
     """One line on an evaluation."""
     best = "  (best so far)" if event.best else ""
+    bits = "" if math.isnan(event.bits_per_character) else f"{event.bits_per_character:.4f} bits/char  "
+    more = "".join(f"  {measured(name, value)}" for name, value in event.measures.items())
     return (
-        f"step {event.step:,}  {event.on} loss {event.loss:.4f}  {event.bits_per_character:.4f} bits/char  "
-        f"perplexity {event.perplexity:.2f}  accuracy {event.accuracy:.1%}{best}"
+        f"step {event.step:,}  {event.on} loss {event.loss:.4f}  {bits}perplexity {event.perplexity:.2f}  "
+        f"accuracy {event.accuracy:.1%}{more}{best}"
     )
+
+
+def measured(name: str, value: float) -> str:
+    """What a task measures beside its loss, in words: a share in per cent, or bits."""
+    shown = f"{value:.4f}" if "bits" in name else f"{value:.1%}"
+    return f"{name.replace('_', ' ')} {shown}"
 
 
 def sample_lines(text: str, most: int = SAMPLE_LINES) -> list[str]:

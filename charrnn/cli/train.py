@@ -21,6 +21,8 @@ from charrnn.errors import CharrnnError, UsageError
 from charrnn.training.events import Event, Finished, Started
 
 BOUNDS = ("minutes", "epochs", "steps")
+TASK = ("task", "input", "bidirectional", "pooling", "label_as", "context", "attention")
+FOUND = ("vocab_size", "classes", "features", "input_mean", "input_deviation")  # in the text, not asked for
 MACHINE = ("device", "precision", "threads", "seed")
 SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)  # the first wins
 
@@ -39,7 +41,8 @@ SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSo
         options.checkpoints_option("Output"),
         options.config_option("Output"),
         *options.settings(PresetConfig, "Model"),
-        *options.settings(ModelConfig, "Model", without=("task", "vocab_size")),
+        *options.settings(ModelConfig, "Task", only=TASK),
+        *options.settings(ModelConfig, "Model", without=(*TASK, *FOUND)),
         *options.settings(TokenizerConfig, "Text"),
         *options.settings(ReadingConfig, "Text"),
         *options.settings(TrainingConfig, "Machine", only=MACHINE),

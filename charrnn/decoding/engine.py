@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.config import ModelConfig, weight_shapes
-from charrnn.decoding import kernel, sampling
+from charrnn.config import ModelConfig
+from charrnn.decoding import kernel, labelled, sampling
 from charrnn.decoding.cells import Cell, arranged, input_bias, make_cell
 from charrnn.decoding.compiled import CompiledDraw, CompiledNet, Drawn
 from charrnn.decoding.kernel import Library
 from charrnn.errors import CharrnnError, CheckpointError
+from charrnn.weights import weight_shapes
 
 if TYPE_CHECKING:
     from charrnn.runs.model import Model
@@ -88,14 +89,21 @@ class Engine:
 
     def __init__(
         self, config: ModelConfig, weights: Mapping[str, NDArray[Any]], *, kernel: Library | None = None, narrow: bool = False,
-        table_bytes: int = TABLE_BYTES,
+        table_bytes: int = TABLE_BYTES, label: int = 0,
     ) -> None:  # fmt: skip
-        """Fold `weights`, named and shaped by `config.weight_shapes`, float32 or float16, which must not change later.
+        """Fold `weights`, named and shaped by `charrnn.weights`, float32 or float16, which must not change later.
+
+        Of a conditional model, `label` is the number of the label it writes by.
 
         `kernel` (see kernel.find) serves single streams; `narrow` lets it round the weights to eight bits. Folded rows of
         the first layer take at most about `table_bytes`. Raises CheckpointError if the weights are not what `config` says.
         """
-        self._named = named = _checked(config, weights)
+        named = _checked(config, weights)
+        self._begin: Floats | None = None
+        if config.task == "conditional":
+            config, named, self._begin = labelled.fold(config, named, label)
+        assert config.task == "language"
+        self._named = named
         self.config = config
         self.vocab_size = config.vocab_size
         self.kernel, self.narrow = kernel, narrow and kernel is not None
@@ -107,9 +115,11 @@ class Engine:
         self._batch = 0
 
     def begin(self, batch: int = 1, context: object = None) -> State:
-        """The zero state; a language model takes no context. See Stepper."""
+        """The zero state, or that of the label; a language model takes no context. See Stepper."""
         assert batch >= 1
         assert context is None
+        if self._begin is not None:
+            return self.gather(tuple(self._begin), [0] * batch)
         zero = np.zeros((batch, self.config.hidden_size), np.float32)
         zero.setflags(write=False)
         return (zero,) * (self._arrays * self.config.layers)
@@ -309,9 +319,10 @@ class _Input:
         return row
 
 
-def of(model: Model, *, narrow: bool = False) -> Engine:
+def of(model: Model, *, narrow: bool = False, label: int = 0) -> Engine:
     """The engine of a trained model, with the compiled kernel if there is one; asked to be `narrow` it waits for one."""
-    return Engine(model.config, model.weights, kernel=kernel.make() if narrow else kernel.find(), narrow=narrow)
+    found = kernel.make() if narrow else kernel.find()
+    return Engine(model.config, model.weights, kernel=found, narrow=narrow, label=label)
 
 
 @contextlib.contextmanager

@@ -23,16 +23,21 @@ WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 
 class Recurrent(nn.Module):
-    """L layers of one cell; dropout between them; time first."""
+    """L layers of one cell; dropout between them; time first.
 
-    def __init__(self, config: ModelConfig, dropout: float = 0.0) -> None:
+    With `directions` 2 each layer has another of `hidden_size` units that reads backwards, and the layer above takes the
+    outputs of both (Schuster and Paliwal 1997): `read` is then the only way through.
+    """
+
+    def __init__(self, config: ModelConfig, dropout: float = 0.0, *, hidden_size: int = 0, directions: int = 1) -> None:
         super().__init__()
         self.cell = config.cell
         self.nonlinearity = config.nonlinearity
-        self.hidden_size = config.hidden_size
+        self.hidden_size = hidden_size or config.hidden_size
         self.dropout = dropout
-        widths = [config.input_size] + [config.hidden_size] * (config.layers - 1)
-        self.layers = nn.ModuleList(_layer(config, width) for width in widths)
+        widths = [config.input_size] + [directions * self.hidden_size] * (config.layers - 1)
+        self.layers = nn.ModuleList(_layer(config, width, self.hidden_size) for width in widths)
+        self.reverse = nn.ModuleList(_layer(config, width, self.hidden_size) for width in widths if directions == 2)
         self.per_layer = 2 if config.cell == "lstm" else 1
 
     def begin(self, batch: int) -> State:
@@ -52,10 +57,29 @@ class Recurrent(nn.Module):
             after.extend(mine)
         return x, tuple(after)
 
+    def read(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """(T, B, I) inputs, each from a zero state and of its own length (B,), to (T, B, D*H) outputs of the last layer.
+
+        What lies behind the end of an input changes nothing before it; the outputs there mean nothing.
+        """
+        zero = self.begin(x.shape[1])[: self.per_layer]
+        for index, layer in enumerate(self.layers):
+            if index:
+                x = dropout(x, self.dropout, self.training)
+            y, _ = self._run(layer, x, zero)
+            if len(self.reverse):
+                back, _ = self._run(self.reverse[index], turned(x, lengths), zero)
+                y = torch.cat([y, turned(back, lengths)], -1)
+            x = y
+        return x
+
     def matrices(self, onehot: bool) -> list[Tensor]:
-        """The matrices of all layers, but for the first W_ih if the input is `onehot`."""
-        names = [(index, name) for index in range(len(self.layers)) for name in ("weight_ih_l0", "weight_hh_l0")]
-        return [self.layers[index].get_parameter(name) for index, name in names[onehot:]]
+        """The matrices of all layers, but for the first W_ih of each direction if the input is `onehot`."""
+        found: list[Tensor] = []
+        for direction in (self.layers, self.reverse):
+            names = [(index, name) for index in range(len(direction)) for name in ("weight_ih_l0", "weight_hh_l0")]
+            found += [direction[index].get_parameter(name) for index, name in names[onehot:]]
+        return found
 
     def _run(self, layer: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
         if self.cell == "lstm":
@@ -73,10 +97,17 @@ class Recurrent(nn.Module):
         return y, (h[0],)
 
 
-def _layer(config: ModelConfig, width: int) -> nn.Module:
+def turned(x: Tensor, lengths: Tensor) -> Tensor:
+    """(T, B, ...) sequences with the first `lengths` (B,) steps of each in the opposite order, the rest as it is."""
+    steps = torch.arange(len(x), device=x.device).unsqueeze(1)  # (T, 1)
+    order = torch.where(steps < lengths, lengths - 1 - steps, steps)  # (T, B)
+    return x[order, torch.arange(x.shape[1], device=x.device)]
+
+
+def _layer(config: ModelConfig, width: int, size: int) -> nn.Module:
     if config.cell == "rnn":
-        return nn.RNN(width, config.hidden_size, nonlinearity=config.nonlinearity)
-    return nn.LSTM(width, config.hidden_size) if config.cell == "lstm" else nn.GRU(width, config.hidden_size)
+        return nn.RNN(width, size, nonlinearity=config.nonlinearity)
+    return nn.LSTM(width, size) if config.cell == "lstm" else nn.GRU(width, size)
 
 
 def initialise(stack: Recurrent, forget_bias: float, orthogonal: bool) -> None:
@@ -87,7 +118,7 @@ def initialise(stack: Recurrent, forget_bias: float, orthogonal: bool) -> None:
     """
     size = stack.hidden_size
     with torch.no_grad():
-        for layer in stack.layers:
+        for layer in (*stack.layers, *stack.reverse):
             weight = layer.get_parameter("weight_hh_l0")  # (G*H, H)
             if stack.cell == "lstm":
                 layer.get_parameter("bias_ih_l0")[size : 2 * size] += forget_bias

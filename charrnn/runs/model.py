@@ -14,18 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from charrnn.config import ModelConfig, from_mapping, weight_shapes
+from charrnn.config import ModelConfig, contradiction, from_mapping
 from charrnn.errors import CheckpointError, TokenizerError, UsageError
 from charrnn.runs import checkpoint
 from charrnn.runs.checkpoint import Checkpoint, Tensors
 from charrnn.text import tokenizers
 from charrnn.text.tokenizers import EOS, Tokenizer
+from charrnn.weights import weight_shapes
 
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "last.safetensors"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
 LARGEST_WEIGHT = 1e6  # no training arrives there; from 1e15 on sums of products overflow, and what is drawn is no number
+LABEL_LENGTH = 200  # characters
 MOST_SAID = 200  # characters of what a file says of itself that a message repeats
 AVERAGE = "average/"  # prefix of the averaged weights inside LAST_FILE
 
@@ -34,7 +36,7 @@ AVERAGE = "average/"  # prefix of the averaged weights inside LAST_FILE
 class Model:
     """What `charrnn.load` and every command but `train` work with.
 
-    `weights` are named and shaped by `config.weight_shapes`; `start` are the ids a text without a prompt begins after;
+    `weights` are named and shaped by `charrnn.weights`; `start` are the ids a text without a prompt begins after;
     `provenance` is what the training run wrote about itself; `digest` is the tensor digest of weights and tokenizer.
     """
 
@@ -46,6 +48,7 @@ class Model:
     name: str
     path: Path
     digest: str
+    labels: tuple[str, ...] = ()  # of classify and conditional, in the order of their numbers
 
     @property
     def knows_ends(self) -> bool:
@@ -108,7 +111,7 @@ def from_checkpoint(content: Checkpoint, path: Path) -> Model:
     run_name = content.metadata.get("name")
     return Model(
         config, tokenizer, weights, start, provenance if isinstance(provenance, dict) else {},
-        run_name[:MOST_SAID] if isinstance(run_name, str) else path.stem, path, digest,
+        run_name[:MOST_SAID] if isinstance(run_name, str) else path.stem, path, digest, _labels(content.metadata, config, name),
     )  # fmt: skip
 
 
@@ -117,7 +120,10 @@ def _config(metadata: Mapping[str, Any], name: str) -> ModelConfig:
     if not isinstance(values, dict):
         raise CheckpointError(f"{name!r} does not say what shape its model has.", "Use another copy of it.")
     try:
-        return from_mapping(ModelConfig, values, repr(name))
+        config = from_mapping(ModelConfig, values, repr(name))
+        if why := contradiction(config):
+            raise UsageError(f"{why}.")
+        return config
     except (UsageError, TypeError) as error:
         raise CheckpointError(
             f"{name!r} describes an impossible model: {str(error)[:MOST_SAID]}", "Use another copy of it."
@@ -144,8 +150,19 @@ def _check_weights(config: ModelConfig, weights: Tensors, name: str) -> None:
             values = "values that are no numbers" if not np.isfinite([low, high]).all() else f"values up to {max(-low, high):g}"
             message = f"{name!r}: tensor {key!r} holds {values}; expected at most {LARGEST_WEIGHT:g} either way."
             raise CheckpointError(message, "Use another copy, or train again.")
-    if config.tie_weights and (config.embedding != "learned" or config.embedding_size != config.hidden_size):
-        raise CheckpointError(f"{name!r}: tied weights need an embedding as wide as the hidden layer.", "Use another copy.")
+
+
+def _labels(metadata: Mapping[str, Any], config: ModelConfig, name: str) -> tuple[str, ...]:
+    labels = metadata.get("labels", [])
+    proper = isinstance(labels, list) and all(isinstance(label, str) and 0 < len(label) <= LABEL_LENGTH for label in labels)
+    if not proper or len(set(labels)) != len(labels) or len(labels) != config.classes or any(map(_is_broken, labels)):
+        raise CheckpointError(f"{name!r} does not say what its {config.classes:,} labels are.", "Use another copy of it.")
+    return tuple(labels)
+
+
+def _is_broken(text: str) -> bool:
+    """Whether there is half a surrogate pair in it, which no file and no terminal takes."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _tokenizer(content: Checkpoint, name: str) -> Tokenizer:

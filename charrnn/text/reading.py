@@ -46,19 +46,27 @@ def pieces(source: Source, reading: ReadingConfig, block: int = BLOCK) -> Iterat
     `block` is how many bytes are read at once; it has no influence on the text. Raises CorpusError for every fault of
     the file and UsageError for an impossible encoding or column.
     """
-    check_encoding(reading.encoding)
-    text = _decoded(source, reading, block)
-    if reading.newline == "lf":
-        text = _unified(text)
+    text = decoded(source, reading, block)
     if source.format == "text":
         yield from ((0, piece) for piece in text if piece)
         return
-    rows = _json_rows(source, reading, _lines(source, text)) if source.format == "jsonl" else _table(source, reading, text)
+    rows = _json_rows(source, reading, text) if source.format == "jsonl" else _table(source, reading, text)
     for line, row in rows:
-        unified = _one_newline(row) if reading.newline == "lf" else row
-        checked = _checked(unified, reading, f"{source.name!r}, line {line:,}")
+        checked = cell(row, reading, f"{source.name!r}, line {line:,}")
         if checked:
             yield line, checked
+
+
+def decoded(source: Source, reading: ReadingConfig, block: int = BLOCK) -> Iterator[str]:
+    """The text of `source` in pieces, its newlines made one; errors as those of `pieces`."""
+    check_encoding(reading.encoding)
+    text = _decoded(source, reading, block)
+    return _unified(text) if reading.newline == "lf" else text
+
+
+def cell(text: str, reading: ReadingConfig, where: str) -> str:
+    """The text of one cell of a row, its newlines made one; raises CorpusError if it is no text."""
+    return _checked(_one_newline(text) if reading.newline == "lf" else text, reading, where)
 
 
 def _blocks(source: Source, reading: ReadingConfig, size: int) -> Iterator[bytes]:
@@ -173,22 +181,30 @@ def _too_long(source: Source) -> CorpusError:
     return CorpusError(f"{found}.", "If it holds no rows, call it .txt.")
 
 
-def _json_rows(source: Source, reading: ReadingConfig, lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(lines, start=1):
+def _json_rows(source: Source, reading: ReadingConfig, text: Iterable[str]) -> Iterator[tuple[int, str]]:
+    for number, row in json_rows(source, text):
+        where = f"{source.name!r}, line {number:,}"
+        if not isinstance(row, dict) or not isinstance(row.get(reading.field), str):
+            found = f"has no text in a field {reading.field!r}; {what_it_is(row)}"
+            raise CorpusError(f"{where} {found}.", "Name the field with --field.")
+        yield number, row[reading.field]
+
+
+def json_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    """The JSON values of .jsonl, with their lines; raises CorpusError."""
+    for number, line in enumerate(_lines(source, text), start=1):
         if not line.strip():
             continue
         where = f"{source.name!r}, line {number:,}"
         try:
-            row: Any = json.loads(line)
+            yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "a value too large"
             raise CorpusError(f"{where} is not JSON: {reason}.", "Mend that line, or take it out.") from error
-        if not isinstance(row, dict) or not isinstance(row.get(reading.field), str):
-            raise CorpusError(f"{where} has no text in a field {reading.field!r}; {_what(row)}.", "Name the field with --field.")
-        yield number, row[reading.field]
 
 
-def _what(row: Any) -> str:
+def what_it_is(row: Any) -> str:
+    """What a row of .jsonl is, for a message."""
     if not isinstance(row, dict):
         return "it is no JSON object"
     names = ", ".join(repr(name[:40]) for name in list(row)[:8])
@@ -197,7 +213,7 @@ def _what(row: Any) -> str:
 
 def _table(source: Source, reading: ReadingConfig, text: Iterable[str]) -> Iterator[tuple[int, str]]:
     """The cells of one column, with the line each row ends on."""
-    rows = _csv_rows(source, text)
+    rows = csv_rows(source, text)
     first = next(rows, None)
     if first is None:
         return
@@ -226,7 +242,8 @@ class _RowLines:
         self._size = 0
 
 
-def _csv_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row of .csv, or of anything else with tabs between them, and the line it ends on; raises CorpusError."""
     csv.field_size_limit(MAX_ROW)  # the module's own, 131,072, is less than a chapter; it can only be set for all
     lines = _RowLines(source, _lines(source, text))
     if source.format == "csv":

@@ -9,7 +9,7 @@ Knows nothing of torch. Streams carry a global index, so that ranks can take a s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,32 @@ class Cursor:
 
     epoch: int = 0
     window: int = 0
+
+
+class Batch(Protocol):
+    """What is learnt from in one step."""
+
+    @property
+    def after(self) -> Cursor:
+        """Where to go on."""
+
+
+B = TypeVar("B", bound=Batch, covariant=True)
+
+
+class Feed(Protocol[B]):
+    """What is learnt, in an order of its own."""
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Steps in an epoch."""
+
+    @property
+    def tokens_per_window(self) -> float:
+        """Tokens that one step learns from, in the mean."""
+
+    def at(self, cursor: Cursor) -> B:
+        """What `cursor` points at."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +76,11 @@ class Streams:
     def windows_per_epoch(self) -> int:
         """Windows in an epoch, at the largest phase (so that every epoch has the same number)."""
         return max(1, (len(self.tokens) - self.window) // self.batch_size // self.window)
+
+    @property
+    def tokens_per_window(self) -> float:
+        """Tokens that one step learns from."""
+        return float(self.batch_size * self.window)
 
     def at(self, cursor: Cursor) -> Window:
         """The window that `cursor` points at."""

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from charrnn.config import ModelConfig, SamplingConfig, weight_shapes
+from charrnn.config import ModelConfig, SamplingConfig
 from charrnn.decoding import engine as engines
 from charrnn.decoding import generate, kernel
 from charrnn.decoding.compiled import CompiledDraw
 from charrnn.decoding.engine import Draws, Engine
-from charrnn.models.language import LanguageModel, import_weights
+from charrnn.models.language import LanguageModel
+from charrnn.models.weights import import_weights
 from charrnn.text.tokenizers import RESERVED, CharTokenizer
+from charrnn.weights import weight_shapes
 
 CHARACTERS = 65  # of the alphabet, as many as tinyshakespeare has
 STREAMS = 64

@@ -9,9 +9,9 @@ compare between tokenizers. Subword figures are upper bounds: one segmentation o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from charrnn.decoding.sampling import no_number
-from charrnn.models.language import LanguageModel, import_weights
+from charrnn.models.language import LanguageModel
+from charrnn.models.weights import import_weights
 from charrnn.runs.model import Model
-from charrnn.text.tokenizers import EOS
+from charrnn.text.tokenizers import EOS, Tokenizer
 from charrnn.training import device as machine
 
 SPAN = 256  # time steps computed at once, at most; only memory depends on it
@@ -42,6 +43,7 @@ class Report:
     utf8_bytes: int
     hidden: int  # characters read as <unk>
     cold256: float | None = None  # nats per token; None if the text is shorter than a window
+    measures: Mapping[str, Any] = field(default_factory=dict)  # what else a task measures, by name
 
     @property
     def loss(self) -> float:
@@ -50,13 +52,13 @@ class Report:
 
     @property
     def bits_per_character(self) -> float:
-        """Total bits over the characters of the text, whatever the tokenizer."""
-        return self.nats / math.log(2) / max(1, self.characters)
+        """Total bits over the characters of the text, whatever the tokenizer; no number where no text is written."""
+        return self.nats / math.log(2) / self.characters if self.characters else math.nan
 
     @property
     def bits_per_byte(self) -> float:
-        """Total bits over the UTF-8 bytes of the text."""
-        return self.nats / math.log(2) / max(1, self.utf8_bytes)
+        """Total bits over the UTF-8 bytes of the text; no number where no text is written."""
+        return self.nats / math.log(2) / self.utf8_bytes if self.utf8_bytes else math.nan
 
     @property
     def perplexity(self) -> float:
@@ -67,6 +69,20 @@ class Report:
     def accuracy(self) -> float:
         """Share of tokens predicted right."""
         return self.correct / max(1, self.tokens)
+
+
+class Held(Protocol):
+    """What is scored at an evaluation during training."""
+
+    @property
+    def on(self) -> str:
+        """ "validation" or, where nothing is held out, "training"."""
+
+    def score(self, network: Any, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
+        """The scores of a network; raises Abandoned as soon as `stop()`."""
+
+    def sample(self, network: Any, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
+        """A glance at what the network does, for people."""
 
 
 def evaluate_text(

@@ -7,7 +7,7 @@ exactly one Finished. Losses are nats per token unless a name says otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Started:
     command: str  # the equal command with --steps
     notes: tuple[str, ...]
     estimated: bool = False  # whether the clock has still to settle the number of steps
+    material: str = ""  # what it learns, in words
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,12 @@ class Evaluated:
     best: bool
     on: str  # "validation" or, without a validation part, "training"
     seconds: float
+    measures: Mapping[str, float] = field(default_factory=dict)  # what else the task measures, by name
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A fresh text from the averaged weights."""
+    """A glance at what the averaged weights do: a fresh text, or some answers."""
 
     step: int
     text: str

@@ -6,12 +6,11 @@ The one place that knows the whole order of things. Yields the trainer's events 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,25 @@ import torch
 
 import charrnn
 from charrnn import durable
-from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
+from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CheckpointError, UsageError
 from charrnn.runs import checkpoint, registry
 from charrnn.runs import model as runs
+from charrnn.text.corpus import TokenData
+from charrnn.text.tokenizers import EOS
 from charrnn.training import device as machine
-from charrnn.training import index, recipe
+from charrnn.training import index, planning, recipe
 from charrnn.training.deadline import FLAT, Deadline
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.learner import Learner
 from charrnn.training.material import Material, check_validation, part, read, read_again
 from charrnn.training.probe import seconds_per_step
-from charrnn.training.recipe import Bound, Facts, Plan
+from charrnn.training.recipe import Bound, Plan
 from charrnn.training.saved import saved_config, saved_progress, unfit
 from charrnn.training.start import start_of
-from charrnn.training.trainer import Best, Held, Run, hold
+from charrnn.training.trainer import Best, Run
 
 RESUMED_SHARE = 0.93  # of the time of a resumed run, for steps; the rest is for evaluations and saves
-BUSY_LOOK = 3.0  # times as long as one thread took, after which more threads are known to be slower
 
 
 def run(
@@ -56,22 +56,22 @@ def run(
     CharrnnError; a run that was interrupted can be taken up with `resume`.
     """
     asked, bound, started_at = dict(asked or {}), bound or Bound(), time.monotonic() if started_at is None else started_at
-    _check_asked(asked)
-    asked = _with_preset(asked)
+    planning.check_asked(asked)
+    asked = planning.with_preset(asked)
     if name is not None:
         registry.check_free(name, root)
     training = part(TrainingConfig, asked)
-    part(ModelConfig, {name: value for name, value in asked.items() if name not in ("vocab_size", "task")} | {"vocab_size": 4})
+    planning.check_model(asked)
     device = machine.prepare(training.device, training.threads)
     material, notes = read(corpus, asked, training.val_fraction)
     check_validation(material.data, training.val_fraction)
     # Hashed before the plan, which reckons with the time that is gone.
-    grams, more = index.hashed(material.sources, material.reading, material.survey, training.val_fraction)
-    plan = _plan(asked, material, device, bound, started_at)
+    grams, more = index.hashed(material, training.val_fraction)
+    plan = planning.make(asked, material, device, bound, started_at)
     folder = registry.create(name, name or material.survey.name, root)
     try:
         with durable.locked(folder / runs.LOCK_FILE):
-            index.keep(folder, material.survey, material.data, grams)
+            index.keep(folder, material, grams)
             del grams  # four bytes for each character, for which training has a better use
             run = _new_run(folder, material, plan, device, started_at, stop)
             run.asked = frozenset(asked)
@@ -107,8 +107,8 @@ def resume(
         model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
         training = saved_config(TrainingConfig, saved["training"], folder)
         device = machine.prepare(training.device, training.threads)
-        material = read_again(corpus, saved, model, training.val_fraction)
-        if training.batch_size * training.window >= len(material.data.train):
+        material = read_again(corpus, saved, model, training)
+        if not _fits(material, model, training):
             raise unfit(folder, "its windows do not fit its text")
         longer = _longer(training, saved, bound, model.config, material, device, started_at)
         training, extended = longer, saved["extended"] or longer.steps != training.steps
@@ -119,10 +119,11 @@ def resume(
             learner.restore(content.tensors, saved)
         except CheckpointError as error:
             raise unfit(folder, error.message.rstrip(".")) from error
-        index.renew(folder, material.sources, material.reading, material.survey, material.data, training.val_fraction)
+        index.renew(folder, material, training.val_fraction)
         durable.cut_log(folder / runs.METRICS_FILE, int(saved["metrics_bytes"]))
-        about = {"name": model.name, "start": list(model.start), "provenance": model.provenance}
-        run = Run(learner, model.tokenizer, _held(material, training), folder, about, _resume_facts(material), started_at, stop)
+        about = {"name": model.name, "start": list(model.start), "provenance": model.provenance, "labels": list(model.labels)}
+        held, facts = learner.task.hold(material.data, training), _resume_facts(material)
+        run = Run(learner, model.tokenizer, held, folder, about, facts, started_at, stop)
         run.best, run.extended, run.asked = Best(**saved["best"]), extended, frozenset(saved["asked"])
         run.due = saved["due"]
         lost = _lost_best(run)
@@ -163,75 +164,28 @@ def _read_last(folder: Path) -> checkpoint.Checkpoint:
         raise
 
 
-def _check_asked(asked: Mapping[str, Any]) -> None:
-    known = {
-        item.name for kind in (PresetConfig, ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig) for item in fields(kind)
-    }
-    unknown = sorted(set(asked) - (known - {"task"}))
-    if unknown:
-        raise UsageError(f"there is no setting {unknown[0]!r}.", f"Known settings: {', '.join(sorted(known))}.")
-
-
-def _with_preset(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The wishes with those of a --size put in where there is none."""
-    size = part(PresetConfig, asked).size
-    return {**recipe.PRESETS.get(size, {}), **{name: value for name, value in asked.items() if name != "size"}}
-
-
-def _plan(asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float) -> Plan:
-    wishes = {name: value for name, value in asked.items() if name != "vocab_size"}
-    timed = bound.minutes is not None or not bound.given
-    notes: tuple[str, ...] = ()
-    if not wishes.get("threads"):
-        wishes["threads"] = torch.get_num_threads()
-        if timed and device.type == "cpu" and wishes["threads"] > 1 and _busy(material, wishes["threads"], device):
-            wishes["threads"], notes = 1, ("threads: 1, faster here and now, as where other programs use the cores",)
-            torch.set_num_threads(1)
-    wishes["precision"] = machine.resolve_precision(wishes.get("precision", "auto"), device)
-    wishes["device"] = device.type
-    facts = Facts(len(material.data.train), len(material.data.val), material.tokenizer.vocab_size)
-    timer = lambda model, training, seconds: seconds_per_step(model, training, material.data.train, device, seconds)  # noqa: E731
-    plan = recipe.plan(wishes, facts, bound, lambda: time.monotonic() - started_at, timer)
-    return replace(plan, notes=(*notes, *plan.notes))
-
-
-def _busy(material: Material, threads: int, device: torch.device) -> bool:
-    """Whether one thread outruns all of them: threads that wait for each other crawl when another program holds a core."""
-    tokens, training, seconds = material.data.train, TrainingConfig(steps=1000), {}
-    if len(tokens) <= training.batch_size * training.window:  # too little to measure with, and soon learnt anyway
-        return False
-    model, most = ModelConfig(vocab_size=material.tokenizer.vocab_size), math.inf
-    for count in (1, threads):
-        torch.set_num_threads(count)
-        seconds[count] = seconds_per_step(model, training, tokens, device, most=most)
-        most = BUSY_LOOK * seconds[count]
-    return seconds[1] < seconds[threads]
-
-
 def _new_run(
     folder: Path, material: Material, plan: Plan, device: torch.device, started_at: float, stop: Callable[[], bool]
 ) -> Run:
     learner = Learner(plan.model, plan.training, material.data.train, device)
-    about = {"name": folder.name, "start": start_of(material.data, material.tokenizer), "provenance": _provenance(material, plan)}
-    held, facts = _held(material, plan.training), _resume_facts(material)
+    start = start_of(material.data, material.tokenizer) if isinstance(material.data, TokenData) else [EOS]
+    about = {"name": folder.name, "start": start, "provenance": _provenance(material, plan), "labels": list(material.labels)}
+    held, facts = learner.task.hold(material.data, plan.training), _resume_facts(material)
     return Run(learner, material.tokenizer, held, folder, about, facts, started_at, stop)
-
-
-def _held(material: Material, training: TrainingConfig) -> Held:
-    data = material.data
-    if len(data.val):
-        return hold(data.val, training.eval_tokens, data.val_characters, data.val_bytes, data.val_hidden, "validation")
-    return hold(data.train, training.eval_tokens, data.train_characters, data.train_bytes, data.train_hidden, "training")
 
 
 def _provenance(material: Material, plan: Plan) -> dict[str, Any]:
     """What a run says of itself; names without folders, nothing of the machine's user."""
     survey, data = material.survey, material.data
+    if isinstance(data, TokenData):
+        split = {"train_characters": data.train_characters, "val_characters": data.val_characters}
+    else:
+        split = {"train_examples": len(data.train), "val_examples": len(data.val)}
     versions = {"charrnn": charrnn.__version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
         "corpus": {"names": list(survey.names)[:20], "digest": survey.digest, "characters": survey.characters,
                    "documents": survey.documents},
-        "split": {"train_characters": data.train_characters, "val_characters": data.val_characters},
+        "split": split,
         "settings": {**asdict(material.reading), "tokenizer": asdict(material.units), **asdict(plan.training)},
         "versions": {**versions, "python": platform.python_version()},
     }  # fmt: skip
@@ -264,7 +218,8 @@ def _longer(
         return training
     steps = bound.steps or 0
     if bound.epochs is not None:
-        steps = round(bound.epochs * len(material.data.train) / (training.batch_size * training.window))
+        facts = planning.facts_of(material)
+        steps = round(bound.epochs * facts.train_tokens / facts.tokens_per_step(training))
     elif bound.minutes is not None:
         seconds = seconds_per_step(model, training, material.data.train, device)
         left = max(0.0, bound.minutes * 60 - (time.monotonic() - started_at))
@@ -278,13 +233,23 @@ def _longer(
     return replace(training, steps=steps)
 
 
+def _fits(material: Material, model: runs.Model, training: TrainingConfig) -> bool:
+    """Whether what was read again can be what the run has learnt: a last save may say anything."""
+    data = material.data
+    if isinstance(data, TokenData):
+        return training.batch_size * training.window < len(data.train)
+    wide = data.train.inputs.values.shape[1:] == ((model.config.features,) if model.config.input == "rows" else ())
+    return 0 < training.batch_size <= len(data.train) and data.names == model.labels and wide
+
+
 def _started(run: Run, material: Material, notes: tuple[str, ...], command: str) -> Started:
-    learner = run.learner
+    learner, facts = run.learner, planning.facts_of(material)
     settings = {**asdict(learner.model_config), **asdict(learner.training), "tokenizer": material.tokenizer.kind}
     return Started(
         run.folder.name, run.folder, settings, recipe.parameters(learner.model_config), material.survey.characters,
-        material.tokenizer.vocab_size, len(material.data.train), len(material.data.val), learner.training.steps,
+        material.tokenizer.vocab_size, facts.train_tokens, facts.val_tokens, learner.training.steps,
         learner.step, learner.training.device, command, notes, run.deadline is not None and not run.deadline.settled,
+        material.described(),
     )  # fmt: skip
 
 

@@ -25,13 +25,15 @@ from torch import Tensor
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharrnnError, CheckpointError
-from charrnn.models.language import LanguageModel, export_weights, import_weights
 from charrnn.models.recurrent import initialise
+from charrnn.models.weights import export_weights, import_weights
 from charrnn.runs.checkpoint import Tensors
 from charrnn.runs.model import AVERAGE, LARGEST_WEIGHT
 from charrnn.training import device as machine
-from charrnn.training.batching import Cursor, Streams
+from charrnn.training.batching import Cursor
+from charrnn.training.loss import Network
 from charrnn.training.muon import Muon
+from charrnn.training.tasks import TASKS
 
 MOST_SKIPPED = 10
 AVERAGE_EVERY, AVERAGE_ALL = 4, 100  # steps; all of the first, which a short run has no others of
@@ -51,20 +53,22 @@ class Means:
 class Learner:
     """The moving parts of a training run. B streams, T steps, H hidden."""
 
-    def __init__(self, model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], device: torch.device) -> None:
+    def __init__(self, model: ModelConfig, training: TrainingConfig, data: Any, device: torch.device) -> None:
+        """`data` is the training part: tokens (N,) of a text, or Examples."""
+        self.task = TASKS[model.task]
         self.model_config, self.training, self.device = model, training, device
         self.precision = machine.resolve_precision(training.precision, device)
         torch.manual_seed(training.seed)
-        dropouts = {name: getattr(training, name) for name in ("dropout_embedding", "dropout_layers", "dropout_output")}
-        self.network = LanguageModel(model, **dropouts)
-        initialise(self.network.recurrent, training.forget_bias, training.recurrent_init == "orthogonal")
+        self.network = self.task.build(model, training)
+        for stack in self.network.stacks:
+            initialise(stack, training.forget_bias, training.recurrent_init == "orthogonal")
         self.network.to(device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizers = _optimizers(self.network, training, self.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self.streams = Streams(tokens, training.batch_size, training.window, training.seed, training.reset)
+        self.feed = self.task.feed(data, training)
         self.cursor = Cursor()
-        self.state = self.network.begin(training.batch_size)
+        self.state = self.task.begin(self.network, training)
         self.step = 0
         self.asks = device.type == "cpu"  # whether a step was finite; elsewhere the answer would have to be waited for
         self._skips = self._counted()
@@ -81,36 +85,31 @@ class Learner:
     @property
     def epoch(self) -> float:
         """Passes over the training text so far."""
-        return self.cursor.epoch + self.cursor.window / self.streams.windows_per_epoch
+        return self.cursor.epoch + self.cursor.window / self.feed.windows_per_epoch
 
     def advance(self) -> None:
         """One optimizer step on one window; raises CharrnnError after ten in a row that were not finite.
 
         Where the device would have to be waited for, that is found by `take_means` and before anything is saved.
         """
-        window = self.streams.at(self.cursor)
-        before = self._reset(window.reset)
-        inputs, targets = (torch.from_numpy(ids).to(self.device) for ids in (window.inputs, window.targets))
+        batch, before = self.feed.at(self.cursor), self.state
         self._set_learning_rate()
         with machine.arithmetic(self.precision, self.device):
-            logits, after = self.network(inputs, before)  # (T, B, V)
-        flat, wanted = logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1)
-        loss = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
-        norm, finite = self._descend(loss / wanted.numel())
-        self.cursor = window.after
+            cost = self.task.loss(self.network, batch, before, self.training, self.device)
+        loss = cost.nats.detach()
+        norm, finite = self._descend(cost.nats / cost.count)
+        self.cursor = batch.after
         self.step += 1
         if not (self.asks and finite):
-            self._count(finite, loss.detach())
+            self._count(finite, loss)
         if self.asks and not finite:
-            self.state = before
             self._check_skips()
             return
         self._update_average(finite)
-        right = (flat.detach().argmax(-1) == wanted).sum()
-        count = torch.full_like(right, wanted.numel())
-        sums = torch.stack([loss.detach(), right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
+        count = torch.as_tensor(cost.count, device=self.device)
+        sums = torch.stack([loss, cost.right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
         self._sums += self._chosen(finite, sums, torch.zeros_like(sums))
-        self.state = tuple(self._chosen(finite, new.detach().float(), old) for new, old in zip(after, before, strict=True))
+        self.state = tuple(self._chosen(finite, new.detach().float(), old) for new, old in zip(cost.state, before, strict=True))
 
     def _chosen(self, finite: Tensor, new: Tensor, old: Tensor) -> Tensor:
         """`new` after a step that was finite, else `old`; decided on the device, where it has not been asked."""
@@ -134,13 +133,6 @@ class Learner:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
-
-    def _reset(self, reset: NDArray[np.bool_]) -> tuple[Tensor, ...]:
-        """The carried state with the marked streams back at zero (they learn to start cold, as a prompt does)."""
-        if not reset.any():
-            return self.state
-        keep = torch.from_numpy(~reset).to(self.device).unsqueeze(1)
-        return tuple(torch.where(keep, part, torch.zeros_like(part)) for part in self.state)
 
     def _descend(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Backpropagate, clip, update unless something is not finite; returns the norm before clipping, and whether not."""
@@ -279,7 +271,7 @@ class Learner:
             raise CheckpointError(f"its training state does not fit: tensor {odd[0][:80]!r}.", "Start a new run.")
         if bad := [name for name, array in tensors.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]:
             raise CheckpointError(f"its training state does not fit: {bad[0][:80]!r} holds values that are no numbers.")
-        if progress["cursor"]["window"] >= self.streams.windows_per_epoch:
+        if progress["cursor"]["window"] >= self.feed.windows_per_epoch:
             raise CheckpointError("its training state does not fit: its place in the text.", "Start a new run.")
 
     def _restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
@@ -319,13 +311,15 @@ def rate_share(training: TrainingConfig, step: int) -> float:
     return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[training.schedule]
 
 
-def _optimizers(network: LanguageModel, training: TrainingConfig, precision: str) -> list[torch.optim.Optimizer]:
+def _optimizers(network: Network, training: TrainingConfig, precision: str) -> list[torch.optim.Optimizer]:
     """Muon for the recurrent layers' matrices (not for one-hot inputs, which are rows of their own), AdamW for the rest.
 
     Weight decay pulls on matrices only: a bias has no size to regularise. `peak` is each group's highest rate.
     """
-    stack = network.recurrent
-    chosen = stack.matrices(onehot=network.config.embedding == "onehot") if training.optimizer == "muon" else []
+    onehot = network.config.embedding == "onehot"
+    stacks = network.stacks if training.optimizer == "muon" else []
+    orthogonal: list[dict[str, Any]] = [{"params": stack.matrices(onehot), "size": stack.hidden_size} for stack in stacks]
+    chosen = [matrix for group in orthogonal for matrix in group["params"]]
     rest = [weight for weight in network.parameters() if not any(weight is matrix for matrix in chosen)]
     matrices, vectors = [w for w in rest if w.ndim >= 2], [w for w in rest if w.ndim < 2]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -334,8 +328,8 @@ def _optimizers(network: LanguageModel, training: TrainingConfig, precision: str
     if chosen:
         product = torch.bfloat16 if precision == "bf16" else torch.float32
         optimizers.append(
-            Muon(chosen, lr=training.muon_learning_rate, momentum=training.muon_momentum,
-                 weight_decay=training.muon_weight_decay, size=stack.hidden_size, product=product)
+            Muon(orthogonal, lr=training.muon_learning_rate, momentum=training.muon_momentum,
+                 weight_decay=training.muon_weight_decay, product=product)
         )  # fmt: skip
     for optimizer in optimizers:
         for group in optimizer.param_groups:

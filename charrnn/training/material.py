@@ -11,19 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from charrnn.config import ReadingConfig, TokenizerConfig, check
+from charrnn.config import ReadingConfig, TokenizerConfig, TrainingConfig, check
 from charrnn.errors import CorpusError
 from charrnn.runs import model as runs
 from charrnn.text import corpus as texts
 from charrnn.text import tokenizers
 from charrnn.text.corpus import Source, Survey, TokenData
+from charrnn.text.examples import Parts
 from charrnn.text.tokenizers import Tokenizer
+from charrnn.training import lessons
 from charrnn.training.saved import saved_config
 
 
 @dataclass(frozen=True)
 class Material:
-    """A text, read and tokenized."""
+    """A text, read and tokenized; or rows of them, or of numbers."""
 
     corpus: tuple[str, ...]  # as it was named
     sources: tuple[Source, ...]
@@ -31,7 +33,20 @@ class Material:
     reading: ReadingConfig
     units: TokenizerConfig
     tokenizer: Tokenizer
-    data: TokenData
+    data: TokenData | Parts
+    task: str = "language"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the labels, if there are any."""
+        return self.data.names if isinstance(self.data, Parts) else ()
+
+    def described(self) -> str:
+        """What there is to learn, in words."""
+        if isinstance(self.data, TokenData):
+            return f"{self.survey.characters:,} characters, {self.tokenizer.vocab_size:,} different tokens"
+        what = f"{self.survey.documents:,} {'pairs' if self.task == 'seq2seq' else 'examples'}"
+        return f"{what}, {len(self.labels):,} labels" if self.labels else what
 
 
 def part(kind: type[Any], asked: Mapping[str, Any]) -> Any:
@@ -44,6 +59,9 @@ def read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) -
     """The text that `corpus` names, as `asked` has it, and notes for the user; raises CorpusError and TokenizerError."""
     reading, units = part(ReadingConfig, asked), part(TokenizerConfig, asked)
     sources = texts.find_sources(corpus)
+    if (task := asked.get("task", "language")) != "language":
+        kind = asked.get("input", "tokens")
+        return _lessons(tuple(corpus), sources, reading, units, (task, kind), val_fraction, asked.get("longest"), None)
     survey = texts.survey(sources, reading)
     sample = lambda: texts.training_text(sources, reading, survey, val_fraction)  # noqa: E731
     tokenizer, notes = tokenizers.build(units, survey.counts, sample)
@@ -52,11 +70,27 @@ def read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) -
     return Material(tuple(corpus), tuple(sources), survey, reading, units, tokenizer, data), (*found, *notes, *data.notes)
 
 
+def _lessons(
+    corpus: tuple[str, ...], sources: Sequence[Source], reading: ReadingConfig, units: TokenizerConfig, kind: tuple[str, str],
+    val_fraction: float, longest: int | None, tokenizer: Tokenizer | None,
+) -> tuple[Material, tuple[str, ...]]:  # fmt: skip
+    """Single examples of a task and an input; `tokenizer` is the one they were learnt with, if they were."""
+    task, (longest, paired) = kind[0], (longest or TrainingConfig().longest, kind[0] == "seq2seq")
+    if kind[1] == "rows":
+        survey, made, data, notes = lessons.numbers(sources, val_fraction)
+        return Material(corpus, tuple(sources), survey, reading, units, made, data, task), notes
+    rows = lessons.read_rows(sources, reading, task)
+    survey = lessons.survey(sources, rows, paired)
+    made, said = (tokenizer, []) if tokenizer is not None else lessons.tokenizer_of(rows, survey, units, paired)
+    data, notes = lessons.parts(rows, made, task, val_fraction, longest)
+    return Material(corpus, tuple(sources), survey, reading, units, made, data, task), (*said, *notes)
+
+
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Model, val_fraction: float) -> Material:
+def read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Model, training: TrainingConfig) -> Material:
     """The text of a run, from where it was or from where the user says; refused if a single byte changed."""
     reading = saved_config(ReadingConfig, saved["reading"], model.path.parent)
     named = tuple(corpus) or tuple(saved["sources"])
@@ -66,14 +100,17 @@ def read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Mode
         found = f"the text of this run is no longer where it was: {odd[0][:200]!r} is no file or folder."
         raise CorpusError(found, "Name the text: charrnn train --resume RUN FILE.")
     sources = texts.find_sources(named)
-    survey = texts.survey(sources, reading)
-    if survey.digest != saved["digest"]:
+    if texts.raw_digest(sources) != saved["digest"]:
         raise CorpusError(
             "the text of this run has changed since it was trained; going on would not be exact.",
             "Put the old text back, name it (charrnn train --resume RUN FILE), or train a new run.",
         )
-    data = texts.tokenize(sources, reading, model.tokenizer, survey, val_fraction)
     units = saved_config(TokenizerConfig, saved["units"], model.path.parent)
+    if (task := model.config.task) != "language":
+        kind = (task, model.config.input)
+        return _lessons(named, sources, reading, units, kind, training.val_fraction, training.longest, model.tokenizer)[0]
+    survey = texts.survey(sources, reading)
+    data = texts.tokenize(sources, reading, model.tokenizer, survey, training.val_fraction)
     return Material(named, tuple(sources), survey, reading, units, model.tokenizer, data)
 
 
@@ -82,8 +119,12 @@ def _is_kept(name: str) -> bool:
     return os.path.isfile(name) or os.path.isdir(name) or (glob.has_magic(name) and not os.path.exists(name))
 
 
-def check_validation(data: TokenData, val_fraction: float) -> None:
+def check_validation(data: TokenData | Parts, val_fraction: float) -> None:
     """Raise CorpusError if there is to be a validation part and too little text for one."""
+    if isinstance(data, Parts):
+        if val_fraction and not len(data.val):
+            raise CorpusError("there are too few examples to hold any out.", "Give more, or --val-fraction 0 to learn all.")
+        return
     if val_fraction and len(data.val) < 2:
         raise CorpusError(
             f"the text is too small to split: {val_fraction:.0%} of it for validation is {len(data.val)} tokens.",

@@ -24,7 +24,7 @@ TINY = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices of stacked gate blocks, (G * H, I) each; `size` is H, the rows of a block.
+    """For matrices of stacked gate blocks, (G * H, I) each; `size` of each group is H, the rows of a block.
 
     `product` is the type in which the iteration multiplies. State: `momentum`, shaped as the matrix.
     """
@@ -32,10 +32,10 @@ class Muon(torch.optim.Optimizer):
     found_inf: Tensor | None = None  # ()
 
     def __init__(
-        self, matrices: Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float, size: int, product: torch.dtype
+        self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float, weight_decay: float, product: torch.dtype
     ) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.size, self.product = size, product
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.product = product
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -56,8 +56,8 @@ class Muon(torch.optim.Optimizer):
             gradient = torch.where(go > 0, gradient, state["momentum"])
         mean = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(mean, group["momentum"])  # Nesterov's
-        blocks = ahead.view(-1, self.size, matrix.shape[1]).to(self.product)
-        wide = max(1.0, self.size / matrix.shape[1]) ** 0.5  # so that every step has the same effect on the outputs
+        blocks = ahead.view(-1, group["size"], matrix.shape[1]).to(self.product)
+        wide = max(1.0, group["size"] / matrix.shape[1]) ** 0.5  # so that every step has the same effect on the outputs
         matrix.mul_(1 - group["lr"] * group["weight_decay"] * go)
         change = orthogonalise(blocks).to(matrix.dtype).view_as(matrix)
         matrix.add_(change if self.found_inf is None else change * go, alpha=-group["lr"] * wide)

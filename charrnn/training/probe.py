@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.training.learner import Learner
@@ -21,7 +20,7 @@ MOST_STEPS = 2000
 
 
 def seconds_per_step(
-    model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], device: torch.device, seconds: float = 0.4,
+    model: ModelConfig, training: TrainingConfig, data: Any, device: torch.device, seconds: float = 0.4,
     most: float = math.inf,
 ) -> float:  # fmt: skip
     """Mean seconds of a training step, measured for about `seconds`; after two in a row of more than `most` it is enough.
@@ -29,7 +28,7 @@ def seconds_per_step(
     The random generator is left as it was found.
     """
     random = torch.get_rng_state()
-    learner = Learner(model, training, tokens, device)
+    learner = Learner(model, training, data, device)
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < WARM_STEPS + 3 or (time.perf_counter() - began < seconds and len(times) < MOST_STEPS):

@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check, weight_shapes
+from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
 from charrnn.errors import CorpusError, UsageError
 from charrnn.training.batching import fit
+from charrnn.weights import weight_shapes
 
 SHAPES = (  # hidden units, layers
     (128, 1), (256, 1), (192, 2), (256, 2), (384, 2), (512, 2), (640, 2), (768, 2), (1024, 2), (1536, 2),
@@ -40,6 +41,7 @@ FORWARD_SHARE = 0.29  # measured: of a step's time that the same tokens take in 
 SMALLEST_WINDOW = 4
 LONGEST_RISE = 100  # steps of the warm-up, and at most a tenth of all
 LEAST_STEPS = 20  # however short the time
+FOUND = ("vocab_size", "classes", "features", "input_mean", "input_deviation")  # of a model, in its text: not to be wished
 
 Timer = Callable[[ModelConfig, TrainingConfig, float], float]  # the last: how many seconds it may take to measure
 LOOK, LONG_LOOK, LONGEST_LOOK = 0.3, 0.02, 3.0  # seconds for each candidate; share of the time for the chosen one, seconds
@@ -52,6 +54,12 @@ class Facts:
     train_tokens: int
     val_tokens: int
     vocab_size: int
+    examples: int = 0  # where they are learnt one by one, how many there are
+
+    def tokens_per_step(self, training: TrainingConfig) -> float:
+        """How many a step learns from; of examples, in the mean."""
+        width = self.train_tokens / self.examples if self.examples else training.window
+        return training.batch_size * width
 
 
 @dataclass(frozen=True)
@@ -104,16 +112,16 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     """
     notes: list[str] = []
     most = MOST_PASSES if bound.given else ENOUGH_PASSES
-    bound = _said(bound, facts, most, notes)
+    bound = said(bound, facts, most, notes)
     if facts.train_tokens < LITTLE_TEXT:
         notes.append(
             f"little text: {facts.train_tokens:,} tokens are soon known by heart, and the model will mostly repeat them; "
             "it begins to invent with some hundred thousand"
         )
     training = _fitted(asked, facts, notes)
-    training = replace(training, learning_rate=asked.get("learning_rate", _learning_rate(asked)))
-    budget = _Budget(facts, bound, training, most, seconds_gone, timer)
-    model = _model(asked, facts, int(asked.get("hidden_size", SHAPES[0][0])), int(asked.get("layers", 1)))
+    training = replace(training, learning_rate=asked.get("learning_rate", learning_rate(asked)))
+    budget = Budget(facts, bound, training, most, seconds_gone, timer)
+    model = model_of(asked, facts, int(asked.get("hidden_size", SHAPES[0][0])), int(asked.get("layers", 1)))
     if "hidden_size" not in asked:
         model, why = _largest_affordable(asked, facts, training, budget)
         notes.append(f"size: {_described(model)}, {why}")
@@ -122,7 +130,7 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     return Plan(check(model), check(training), tuple(notes), bound.minutes, budget.most_steps())
 
 
-def _said(bound: Bound, facts: Facts, most: float, notes: list[str]) -> Bound:
+def said(bound: Bound, facts: Facts, most: float, notes: list[str]) -> Bound:
     """The bound, chosen and said if there is none."""
     if bound.given:
         return bound
@@ -140,7 +148,7 @@ def _described(model: ModelConfig) -> str:
 
 
 @dataclass
-class _Budget:
+class Budget:
     """How many steps a size can make within the bound."""
 
     facts: Facts
@@ -153,7 +161,7 @@ class _Budget:
 
     def steps(self, model: ModelConfig, carefully: bool = False) -> int:
         """How many steps of `model` fit into the bound, measured `carefully` for longer."""
-        tokens = self.training.batch_size * self.training.window
+        tokens = self.facts.tokens_per_step(self.training)
         if self.bound.steps is not None:
             return int(self.bound.steps)
         if self.bound.epochs is not None:
@@ -174,7 +182,7 @@ class _Budget:
 
     def most_steps(self) -> int:
         """Steps after which the passes are done that are enough."""
-        tokens = self.training.batch_size * self.training.window
+        tokens = self.facts.tokens_per_step(self.training)
         return max(LEAST_STEPS, int(min(self.most * self.facts.train_tokens / tokens, 2**40)))
 
     def filled(self, model: ModelConfig, asked: Mapping[str, Any], notes: list[str]) -> TrainingConfig:
@@ -196,8 +204,8 @@ class _Budget:
 
     def _pass(self) -> int:
         """Steps between evaluations at most: those of a pass over a text that is soon overlearnt."""
-        tokens = self.training.batch_size * self.training.window
-        return -(-self.facts.train_tokens // tokens) if self.facts.train_tokens < SHORT_TEXT else 2**40
+        tokens = self.facts.tokens_per_step(self.training)
+        return math.ceil(self.facts.train_tokens / tokens) if self.facts.train_tokens < SHORT_TEXT else 2**40
 
     def _evaluations(self) -> int:
         """8 in a minute or two, 11 in ten, 20 in an hour; 15 where the clock is no bound; up to 30 of a text soon overlearnt."""
@@ -210,7 +218,7 @@ class _Budget:
 
     def _scored(self, seconds: float) -> int:
         """Tokens of an evaluation: the most, halved until all of them take little of the time."""
-        tokens, most = self.training.batch_size * self.training.window, TrainingConfig().eval_tokens
+        tokens, most = self.facts.tokens_per_step(self.training), TrainingConfig().eval_tokens
         if self.bound.minutes is None:
             return most
         allowed = EVALUATION_SHARE * 60 * self.bound.minutes / self._evaluations()
@@ -240,8 +248,8 @@ def _fitted(asked: Mapping[str, Any], facts: Facts, notes: list[str]) -> Trainin
     return replace(training, batch_size=batch, window=window)
 
 
-def _model(asked: Mapping[str, Any], facts: Facts, hidden: int, layers: int) -> ModelConfig:
-    names = {item.name for item in fields(ModelConfig)} - {"task", "vocab_size", "hidden_size", "layers"}
+def model_of(asked: Mapping[str, Any], facts: Facts, hidden: int, layers: int) -> ModelConfig:
+    names = {item.name for item in fields(ModelConfig)} - {"vocab_size", "hidden_size", "layers"}
     given = {name: value for name, value in asked.items() if name in names}
     if given.get("tie_weights"):
         if given.get("embedding") == "onehot" or given.get("embedding_size", hidden) != hidden:
@@ -256,16 +264,16 @@ def _model(asked: Mapping[str, Any], facts: Facts, hidden: int, layers: int) -> 
 
 
 def _largest_affordable(
-    asked: Mapping[str, Any], facts: Facts, training: TrainingConfig, budget: _Budget
+    asked: Mapping[str, Any], facts: Facts, training: TrainingConfig, budget: Budget
 ) -> tuple[ModelConfig, str]:
     """The size, and why no larger one."""
     timed = budget.bound.minutes is not None
     most = math.inf if timed else UNTIMED
     shapes = [(hidden, int(asked.get("layers", layers))) for hidden, layers in SHAPES if hidden <= most]
-    shapes = sorted(dict.fromkeys(shapes), key=lambda shape: recurrent_parameters(_model(asked, facts, *shape)))
-    chosen = smallest = _model(asked, facts, *shapes[0])
+    shapes = sorted(dict.fromkeys(shapes), key=lambda shape: recurrent_parameters(model_of(asked, facts, *shape)))
+    chosen = smallest = model_of(asked, facts, *shapes[0])
     for shape in shapes[1:]:
-        model = _model(asked, facts, *shape)
+        model = model_of(asked, facts, *shape)
         weights = recurrent_parameters(model)
         if weights > PARAMETERS_PER_TOKEN * facts.train_tokens:
             return chosen, "the smallest there is" if chosen is smallest else "the largest that so much text can fill"
@@ -286,7 +294,7 @@ def recurrent_parameters(model: ModelConfig) -> int:
     return sum(math.prod(shape) for name, shape in weight_shapes(model).items() if name.startswith("layers."))
 
 
-def _learning_rate(asked: Mapping[str, Any]) -> float:
+def learning_rate(asked: Mapping[str, Any]) -> float:
     """AdamW's; alone it must be gentler with the recurrent matrices of a GRU or a plain RNN."""
     cell, optimizer = asked.get("cell", "lstm"), asked.get("optimizer", TrainingConfig().optimizer)
     if optimizer == "muon" or cell == "lstm":
@@ -328,7 +336,7 @@ def command(
     for config, default in zip(configs, defaults, strict=True):
         for item in fields(config):
             value = getattr(config, item.name)
-            if (config is model and item.name in ("task", "vocab_size")) or item.name == "steps":
+            if (config is model and item.name in FOUND) or item.name == "steps":
                 continue
             if value != getattr(default, item.name) or item.name in always:
                 words += _words(item.name, value)

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from charrnn.config import ModelConfig, TrainingConfig, weight_shapes
+from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.training import device as machine
 from charrnn.training.learner import Learner
+from charrnn.weights import weight_shapes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_STEPS = 3
@@ -109,9 +110,9 @@ def overhead(model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any],
 
 def _bare_step(learner: Learner) -> Callable[[], None]:
     """A step with nothing around it: the same network and optimizers, one window for ever, always the zero state."""
-    window = learner.streams.at(learner.cursor)
+    window = learner.feed.at(learner.cursor)
     inputs, targets = (torch.from_numpy(ids).to(learner.device) for ids in (window.inputs, window.targets))  # (T, B)
-    state = learner.network.begin(inputs.shape[1])
+    state = learner.task.begin(learner.network, learner.training)
 
     def step() -> None:
         learner.network.zero_grad(set_to_none=True)

@@ -12,32 +12,24 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from charrnn import durable
-from charrnn.config import SamplingConfig
-from charrnn.decoding import generate, kernel
-from charrnn.decoding.engine import Engine
 from charrnn.errors import CharrnnError
-from charrnn.models.language import export_weights
 from charrnn.runs import checkpoint
 from charrnn.runs import model as runs
 from charrnn.runs.model import METRICS_FILE
-from charrnn.text.tokenizers import EOS, Tokenizer
+from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import evaluate
 from charrnn.training.deadline import Deadline
-from charrnn.training.evaluate import Report
+from charrnn.training.evaluate import Held, Report
 from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Step
 from charrnn.training.learner import Learner
 
-SAMPLE_TOKENS = 240
 SECONDS_BETWEEN_SAVES = 60.0
 
 
@@ -49,17 +41,6 @@ class Best:
     bits_per_character: float = math.inf
     step: int = 0
     since: int = 0
-
-
-@dataclass(frozen=True)
-class Held:
-    """The tokens that are scored at an evaluation, and what they amount to."""
-
-    tokens: NDArray[Any]
-    characters: int
-    utf8_bytes: int
-    hidden: int
-    on: str  # "validation" or "training"
 
 
 @dataclass
@@ -138,7 +119,7 @@ class Run:
         self._means_at = (now, learner.step)
         steps = learner.step - from_step
         seconds_per_step = (now - then) / max(1, steps)
-        tokens = learner.training.batch_size * learner.training.window
+        tokens = learner.feed.tokens_per_window
         return Step(
             learner.step, learner.training.steps, learner.epoch, means.loss, means.accuracy, learner.learning_rate(),
             means.gradient_norm, tokens / max(1e-9, seconds_per_step), self.seconds(),
@@ -157,10 +138,10 @@ class Run:
 
     def _evaluate(self) -> Iterator[Event]:
         """Score the averaged weights and save; nothing if it is to stop before the score is known: then it stays due."""
-        began = time.monotonic()
-        self.learner.check_finite()
+        began, learner = time.monotonic(), self.learner
+        learner.check_finite()
         try:
-            report = self._score()
+            report = self.held.score(learner.average, self.tokenizer, learner.precision, self.stop)
         except evaluate.Abandoned:
             return
         self.due = False
@@ -173,34 +154,21 @@ class Run:
         yield self._log(
             Evaluated(
                 self.learner.step, report.loss, report.bits_per_character, report.bits_per_byte, report.perplexity,
-                report.accuracy, better, self.held.on, self.seconds(),
+                report.accuracy, better, self.held.on, self.seconds(), _numbers(report.measures),
             )
         )  # fmt: skip
         if better:
             yield self._save_model(report)
         yield self._save_last()
-        yield Sampled(self.learner.step, self._sample())
+        yield Sampled(learner.step, self.held.sample(learner.average, self.tokenizer, self.about["start"], learner.training.seed))
         self._means_at = (time.monotonic(), self.learner.step)  # an evaluation is not a slow step
         self._evaluation_seconds = time.monotonic() - began
 
-    def _score(self) -> Report:
-        held, tokens = self.held, self.held.tokens
-        streams, precision = evaluate.streams_for(len(tokens)), self.learner.precision
-        nats, correct = evaluate.stream_loss(self.learner.average, tokens, streams, precision=precision, stop=self.stop)
-        nats += held.hidden * self.tokenizer.escape_nats
-        return Report(nats, len(tokens) - 1, correct, held.characters, held.utf8_bytes, held.hidden)
-
-    def _sample(self) -> str:
-        engine = Engine(self.learner.model_config, export_weights(self.learner.average), kernel=kernel.find())
-        prefix = generate.prime(engine, self.about["start"])
-        settings, seed = SamplingConfig(), self.learner.training.seed
-        at_eos: generate.AtEos = "newline" if self.about["start"] == [EOS] else "never"
-        tokens = generate.stream(engine, self.tokenizer, prefix, settings, seed=seed, length=SAMPLE_TOKENS, at_eos=at_eos)
-        return "".join(token.text for token in tokens)
-
     def _save_model(self, report: Report) -> Saved:
         scores = {"step": self.learner.step, "on": self.held.on, "loss": report.loss, "accuracy": report.accuracy}
-        scores |= {"bits_per_character": report.bits_per_character, "bits_per_byte": report.bits_per_byte}
+        if report.characters:
+            scores |= {"bits_per_character": report.bits_per_character, "bits_per_byte": report.bits_per_byte}
+        scores |= report.measures
         self.about["provenance"]["scores"] = scores
         path = self.folder / runs.MODEL_FILE
         about = {**self.about, "saved": round(time.time())}
@@ -252,6 +220,11 @@ class Run:
         return event
 
 
+def _numbers(measures: Mapping[str, Any]) -> dict[str, float]:
+    """Those of a report's measures that are single numbers: tables are for the end."""
+    return {name: value for name, value in measures.items() if isinstance(value, int | float)}
+
+
 def _jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -259,12 +232,3 @@ def _jsonable(value: Any) -> Any:
 def log_every(eval_every: int) -> int:
     """Steps between Step events, by the steps between evaluations alone, so that a log repeats exactly."""
     return max(1, min(20, eval_every // 5), min(100, eval_every // 1000))
-
-
-def hold(tokens: NDArray[Any], most: int, characters: int, utf8_bytes: int, hidden: int, on: str) -> Held:
-    """What an evaluation during training scores: the first `most` tokens; the counts shrink in proportion."""
-    share = min(1.0, most / max(1, len(tokens)))
-    held = Held(np.asarray(tokens[:most]), characters, utf8_bytes, hidden, on)
-    if share == 1.0:
-        return held
-    return replace(held, characters=round(characters * share), utf8_bytes=round(utf8_bytes * share), hidden=round(hidden * share))

@@ -1,0 +1,33 @@
+"""A conditional model with its label chosen is a language model: other biases, and another state to begin in.
+
+What is added to the input at each step, W_ih (x + s) = W_ih x + W_ih s, is the same at all of them, and so a part of the
+first layer's bias. Whoever steps through the rest need not know that there are labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.config import ModelConfig
+
+Floats = NDArray[np.float32]
+BIAS = "layers.0.bias_ih"
+
+
+def fold(config: ModelConfig, weights: Mapping[str, NDArray[Any]], label: int) -> tuple[ModelConfig, dict[str, Any], Floats]:
+    """The config and weights of the language model that writes texts of `label`, and the state (A*L, 1, H) it begins in."""
+    assert 0 <= label < config.classes
+    plain = {name: weight for name, weight in weights.items() if not name.startswith("label.")}
+    if (step := weights.get("label.step.weight")) is not None:
+        plain[BIAS] = plain[BIAS] + plain["layers.0.weight_ih"].dot(step[label])
+    width = config.hidden_size
+    first = weights.get("label.state.weight")
+    arrays = (2 if config.cell == "lstm" else 1) * config.layers
+    begin = np.zeros((arrays, 1, width), np.float32) if first is None else first[label].reshape(arrays, 1, width).copy()
+    begin.setflags(write=False)
+    return replace(config, task="language"), plain, begin

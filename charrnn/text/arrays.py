@@ -1,0 +1,144 @@
+"""Sequences of numbers out of files: NumPy's .npz, and the IDX files in which MNIST comes.
+
+An .npz holds the sequences as `x` (N, T, F), or (N, T) for one number a step, and their labels as `y` (N,). An IDX file
+says in its first bytes what it holds: (N, T, F) are sequences, such as pictures row by row, (N,) labels; both may be
+.gz. Files are checked before they are believed: sizes against what is there, and nothing but numbers and short texts
+is read; no pickle. Knows nothing of what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.errors import CorpusError
+from charrnn.text.sources import Source, unreadable
+
+MOST_BYTES = 2 << 30  # of one file, unpacked
+MOST_HEADER = 10_000  # characters, as NumPy's own reader has it
+LABEL_LENGTH = 200  # characters
+IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+EXPECTED = "Give an .npz with x (N, T, F) and y (N,), or two IDX files: pictures and labels."
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Sequences (N, T, F) of float32, and the label of each, if there are labels."""
+
+    rows: NDArray[np.float32]
+    labels: tuple[str, ...]
+
+
+def read(sources: Sequence[Source], labelled: bool = True) -> Numbers:
+    """The sequences of all sources, with their labels if they are wanted; raises CorpusError."""
+    arrays: dict[str, list[NDArray[Any]]] = {"x": [], "y": []}
+    for source in sources:
+        for name, array in _arrays(source).items():
+            arrays[name].append(array)
+    if not arrays["x"] or (labelled and not arrays["y"]):
+        missing = "sequences" if not arrays["x"] else "labels"
+        raise CorpusError(f"{', '.join(repr(source.name) for source in sources)}: there are no {missing} in it.", EXPECTED)
+    shapes = {array.shape[1:] for array in arrays["x"]}
+    if len(shapes) > 1:
+        raise CorpusError(f"the sequences are of different shapes: {sorted(shapes)}.", "Give files of one shape.")
+    rows = np.concatenate(arrays["x"])
+    labels = [str(value) for array in arrays["y"] for value in array.tolist()]
+    if arrays["y"] and len(labels) != len(rows):
+        raise CorpusError(f"there are {len(rows):,} sequences and {len(labels):,} labels.", "Give as many of both.")
+    return Numbers(rows, tuple(labels))
+
+
+def _arrays(source: Source) -> dict[str, NDArray[Any]]:
+    """What one file holds, by name: x, y or both."""
+    data = _bytes(source)
+    try:
+        found = _npz(data) if data.startswith(b"PK\x03\x04") else _idx(data)
+        return {name: _checked(name, array) for name, array in found.items()}
+    except (ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        why = str(error).splitlines()[0][:200] if str(error) else "it is damaged"
+        raise CorpusError(f"{source.name!r} holds no rows of numbers: {why}.", EXPECTED) from error
+
+
+def _bytes(source: Source) -> bytes:
+    """All of a file, unpacked if it is packed."""
+    try:
+        with source.open() as file:
+            data = file.read(MOST_BYTES + 1)
+            if data[:2] == b"\x1f\x8b":
+                data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(MOST_BYTES + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise CorpusError(f"{source.name!r} is no proper .gz file: {error}.", "Fetch it again.") from error
+    except OSError as error:
+        raise unreadable(source.name, error) from error
+    if len(data) > MOST_BYTES:
+        raise CorpusError(f"{source.name!r} holds more than {MOST_BYTES:,} bytes.", "Give fewer sequences.")
+    return data
+
+
+def _npz(data: bytes) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if "x" not in names:
+            raise ValueError(f"it has no array x, but {', '.join(sorted(names))[:100]!r}")
+        if sum(names[name].file_size for name in ("x", "y") if name in names) > MOST_BYTES:
+            raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+        return {name: _npy(archive, names[name]) for name in ("x", "y") if name in names}
+
+
+def _npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(info) as file:
+        shape, columns_first, kind = _npy_header(file)
+        if kind.kind not in "buifU" or kind.itemsize > 4 * LABEL_LENGTH:
+            raise ValueError(f"{info.filename} holds {kind}, no numbers")
+        size = math.prod(shape) * kind.itemsize
+        if not 0 <= size <= MOST_BYTES:
+            raise ValueError(f"{info.filename} says it has {size:,} bytes")
+        body = file.read(size + 1)
+    if len(body) != size:
+        raise ValueError(f"{info.filename} is shorter or longer than it says")
+    return np.frombuffer(body, kind).reshape(shape, order="F" if columns_first else "C")
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, columns_first, kind = read_header(file, max_header_size=MOST_HEADER)
+    return shape, columns_first, kind
+
+
+def _idx(data: bytes) -> dict[str, NDArray[Any]]:
+    """x or y, by the number of dimensions."""
+    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in IDX_TYPES:
+        raise ValueError("it is neither .npz nor IDX")
+    kind, dimensions = np.dtype(IDX_TYPES[data[2]]), data[3]
+    if dimensions not in (1, 2, 3) or len(data) < 4 + 4 * dimensions:
+        raise ValueError(f"it has {dimensions} dimensions")
+    shape = tuple(int.from_bytes(data[4 + 4 * place : 8 + 4 * place], "big") for place in range(dimensions))
+    start = 4 + 4 * dimensions
+    if len(data) - start != math.prod(shape) * kind.itemsize:
+        raise ValueError("it is shorter or longer than it says")
+    return {"y" if dimensions == 1 else "x": np.frombuffer(data, kind, offset=start).reshape(shape)}
+
+
+def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Sequences as (N, T, F) of float32, or labels as they are; raises ValueError."""
+    if name == "y":
+        if array.ndim != 1 or not (array.dtype.kind in "buiU" or bool(np.all(array == np.floor(array)))):
+            raise ValueError(f"y is {array.dtype} of shape {array.shape}; expected whole numbers or texts (N,)")
+        return array.astype(np.int64) if array.dtype.kind == "f" else array
+    if array.dtype.kind == "U" or array.ndim not in (2, 3) or 0 in array.shape:
+        raise ValueError(f"x is {array.dtype} of shape {array.shape}; expected numbers (N, T, F)")
+    with np.errstate(over="ignore"):
+        rows = (array if array.ndim == 3 else array[..., None]).astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError("x holds values that are no finite numbers")
+    return rows

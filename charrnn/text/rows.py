@@ -1,0 +1,156 @@
+"""Rows of two texts: a label and a text, or a source and a target, with the place each comes from.
+
+.tsv, and any plain file, has them with a tab between, and no quotes; `\n`, `\t` and `\\` stand there for a line end, a
+tab and a backslash. .csv is quoted as Python's csv module has it, .jsonl has an object a line. Columns (or fields) are
+asked for by name, or by number from 1; else a header that holds the two usual names counts, else the first two columns.
+Every fault of a row is a CorpusError that names file and line. Knows nothing of what the texts are for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from charrnn.config import ReadingConfig
+from charrnn.errors import CorpusError, UsageError
+from charrnn.text import reading as reading_room
+from charrnn.text.sources import Source
+
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
+MEND = "Mend that line, or take it out."
+
+
+@dataclass(frozen=True)
+class Row:
+    """Two texts, neither of them empty, and where they stand, as a message says it."""
+
+    first: str
+    second: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The two columns: their usual names, and what was asked for in their place ("" for nothing)."""
+
+    names: tuple[str, str]
+    asked: tuple[str, str] = ("", "")
+
+    def shown(self) -> str:
+        """How a row looks, for a message."""
+        return f"{self.names[0]}<TAB>{self.names[1]}"
+
+
+def labelled(reading: ReadingConfig) -> Columns:
+    """Label and text."""
+    return Columns(("label", "text"), (reading.label_column, reading.text_column))
+
+
+def paired(reading: ReadingConfig) -> Columns:
+    """Source and target."""
+    return Columns(("source", "target"), (reading.source_column, reading.target_column))
+
+
+def read(sources: Sequence[Source], reading: ReadingConfig, columns: Columns) -> list[Row]:
+    """All rows of all sources; raises CorpusError for each fault of theirs, and if there is none."""
+    found = [row for source in sources for row in _rows(source, reading, columns)]
+    if not found:
+        raise CorpusError(f"there is no row in {sources[0].name!r}.", f"Give rows of {columns.shown()}.")
+    return found
+
+
+def _rows(source: Source, reading: ReadingConfig, columns: Columns) -> Iterator[Row]:
+    text = reading_room.decoded(source, reading)
+    plain = source.format in ("text", "tsv")
+    cells = _objects(source, text, columns) if source.format == "jsonl" else _table(source, text, columns)
+    for line, pair in cells:
+        where = f"{source.name!r}, line {line:,}"
+        first, second = (reading_room.cell(_unescaped(part) if plain else part, reading, where) for part in pair)
+        for name, part in zip(columns.names, (first, second), strict=True):
+            if not part.strip():
+                raise CorpusError(f"{where} has an empty {name}; expected {columns.shown()}.", MEND)
+        yield Row(first, second, where)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\[nt\\]", lambda found: ESCAPES[found[0]], text) if "\\" in text else text
+
+
+def escaped(text: str) -> str:
+    """`text` as one cell of .tsv."""
+    for written, meant in reversed(ESCAPES.items()):
+        text = text.replace(meant, written)
+    return text
+
+
+def _objects(source: Source, text: Iterable[str], columns: Columns) -> Iterator[tuple[int, tuple[str, str]]]:
+    names = [asked or name for name, asked in zip(columns.names, columns.asked, strict=True)]
+    for line, value in reading_room.json_rows(source, text):
+        first, second = (_field(value, name, f"{source.name!r}, line {line:,}") for name in names)
+        yield line, (first, second)
+
+
+def _field(value: Any, name: str, where: str) -> str:
+    found = value.get(name) if isinstance(value, dict) else None
+    if isinstance(found, int) and not isinstance(found, bool) and abs(found) < 2**63:  # a label, as a rule
+        return str(found)
+    if not isinstance(found, str):
+        hint = "Name the fields with --label-column and --text-column (or --source-column and --target-column)."
+        raise CorpusError(f"{where} has no text in a field {name!r}; {reading_room.what_it_is(value)}.", hint)
+    return found
+
+
+def _table(source: Source, text: Iterable[str], columns: Columns) -> Iterator[tuple[int, tuple[str, str]]]:
+    rows = reading_room.csv_rows(source, text)
+    first = next(rows, None)
+    if first is None:
+        return
+    places, header = _places(source, first[1], columns)
+    if not header:
+        yield first[0], _pair(source, first, places, columns)
+    for row in rows:
+        if any(cell.strip() for cell in row[1]):
+            yield row[0], _pair(source, row, places, columns)
+
+
+def _places(source: Source, first: list[str], columns: Columns) -> tuple[tuple[int, int], bool]:
+    """Which columns they are, from 0, and whether the first row is a header."""
+    header = [cell.strip().lower() for cell in first]
+    named = [asked for asked in columns.asked if asked and not _is_number(asked)]
+    if not named and not any(columns.asked) and set(columns.names) <= set(header):
+        return (header.index(columns.names[0]), header.index(columns.names[1])), True
+    places = []
+    for position, (name, asked) in enumerate(zip(columns.names, columns.asked, strict=True)):
+        if not asked:
+            places.append(header.index(name) if named and name in header else position)
+        elif _is_number(asked):
+            places.append(int(asked) - 1)
+        else:
+            places.append(_named(source, first, name, asked))
+    if places[0] == places[1] or min(places) < 0:
+        options = " and ".join(f"--{name}-column {place + 1}" for name, place in zip(columns.names, places, strict=True))
+        raise UsageError(f"{options}: expected two columns, counted from 1.", "Name two different columns.")
+    return (places[0], places[1]), bool(named)
+
+
+def _named(source: Source, first: list[str], name: str, asked: str) -> int:
+    for place, cell in enumerate(first):
+        if cell.strip() == asked:
+            return place
+    found = ", ".join(repr(cell[:40]) for cell in first[:8])
+    raise CorpusError(f"{source.name!r} has no column {asked!r}; its first row is {found}.", f"Give another --{name}-column.")
+
+
+def _is_number(asked: str) -> bool:
+    return asked.isascii() and asked.isdigit() and len(asked) < 10
+
+
+def _pair(source: Source, row: tuple[int, list[str]], places: tuple[int, int], columns: Columns) -> tuple[str, str]:
+    line, cells = row
+    if max(places) >= len(cells):
+        count = "1 column" if len(cells) == 1 else f"{len(cells)} columns"
+        why = "there is no tab in it" if len(cells) == 1 and source.format != "csv" else f"expected {max(places) + 1}"
+        raise CorpusError(f"{source.name!r}, line {line:,} has {count}: {why}.", f"Write {columns.shown()}, or {MEND.lower()}")
+    return cells[places[0]], cells[places[1]]

@@ -1,0 +1,130 @@
+"""The classification task, N-1: the label of a text, or of a sequence of rows of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from charrnn.config import ModelConfig, TrainingConfig
+from charrnn.models.classifier import Classifier
+from charrnn.models.recurrent import State
+from charrnn.text.examples import Examples, Ints, Parts
+from charrnn.text.tokenizers import Tokenizer
+from charrnn.training import device as machine
+from charrnn.training.evaluate import Abandoned, Report
+from charrnn.training.loss import DROPOUTS, Loss, on
+from charrnn.training.padding import Batches, Padded, by_length, some
+
+SHOWN = 4  # examples of a glance
+SHOWN_CHARACTERS = 60
+
+
+def build(model: ModelConfig, training: TrainingConfig) -> Classifier:
+    """See tasks.Task."""
+    return Classifier(model, **{name: getattr(training, name) for name in DROPOUTS})
+
+
+def feed(data: Examples, training: TrainingConfig) -> Batches:
+    """See tasks.Task."""
+    assert data.labels is not None
+    weights = balanced(data.labels) if training.balance else None
+    return Batches(data, training.batch_size, training.seed, weights)
+
+
+def balanced(labels: Ints) -> NDArray[np.float32]:
+    """A weight for each label, (C,), inverse to its share, so that the mean over all examples is 1."""
+    counts = np.bincount(labels)
+    present = np.maximum(counts, 1)
+    return np.asarray(counts.sum() / (np.count_nonzero(counts) * present), np.float32)
+
+
+def begin(network: Classifier, training: TrainingConfig) -> State:
+    """See tasks.Task: nothing is carried."""
+    return ()
+
+
+def loss(network: Classifier, batch: Padded, state: State, training: TrainingConfig, device: torch.device) -> Loss:
+    """See tasks.Task; counted over examples."""
+    assert batch.labels is not None
+    labels = on(device, batch.labels)
+    logits = network(on(device, batch.inputs), on(device, batch.lengths)).float()  # (B, C)
+    nats = functional.cross_entropy(logits, labels, reduction="none")
+    if batch.weights is not None:
+        nats = nats * on(device, batch.weights)
+    return Loss(nats.sum(), len(labels), (logits.detach().argmax(-1) == labels).sum())
+
+
+@dataclass(frozen=True)
+class HeldLabelled:
+    """The examples that are scored at an evaluation."""
+
+    examples: Examples
+    names: tuple[str, ...]
+    on: str  # "validation" or "training"
+
+    def score(self, network: Classifier, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
+        """See evaluate.Held."""
+        assert self.examples.labels is not None
+        odds = log_odds(network, self.examples, precision, stop)
+        return report(odds, self.examples.labels)
+
+    def sample(self, network: Classifier, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
+        """See evaluate.Held: some texts, and what they are taken for."""
+        few = self.examples.take(np.arange(min(SHOWN, len(self.examples))))
+        assert few.labels is not None
+        odds = log_odds(network, few)
+        lines = []
+        for place, (best, label) in enumerate(zip(odds.argmax(-1), few.labels, strict=True)):
+            text = few.texts[place][1] if few.texts else f"held-out sequence {place + 1}"
+            wrong = "" if best == label else f", in truth {self.names[label]}"
+            shown = " ".join(text.split())[:SHOWN_CHARACTERS]
+            lines.append(f"{self.names[best]} ({math.exp(odds[place, best]):.0%}{wrong}): {shown}")
+        return "\n".join(lines)
+
+
+def log_odds(
+    network: Classifier, examples: Examples, precision: str = "fp32", stop: Callable[[], bool] = lambda: False
+) -> NDArray[np.float64]:
+    """Log-probabilities (N, C) of the labels of all examples; raises Abandoned as soon as `stop()`."""
+    where = next(network.parameters()).device
+    odds = np.zeros((len(examples), network.config.classes))
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        for batch in by_length(examples):
+            if stop():
+                raise Abandoned
+            with machine.arithmetic(precision, where):
+                logits = network(on(where, batch.inputs), on(where, batch.lengths))
+            odds[batch.indices] = logits.float().cpu().double().log_softmax(-1).numpy()
+    network.train(was_training)
+    return odds
+
+
+def report(odds: NDArray[np.float64], labels: Ints) -> Report:
+    """The scores of log-probabilities (N, C) where `labels` (N,) are the truth."""
+    best, classes = odds.argmax(-1), odds.shape[1]
+    confusion = np.zeros((classes, classes), np.int64)  # truth, guess
+    np.add.at(confusion, (labels, best), 1)
+    nats = -float(odds[np.arange(len(labels)), labels].sum())
+    measures: dict[str, Any] = {"macro_f1": macro_f1(confusion), "confusion": confusion.tolist()}
+    return Report(nats, len(labels), int(np.trace(confusion)), 0, 0, 0, measures=measures)
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> float:
+    """The mean of the F1 scores of the labels that occur, as truth or as guess."""
+    hits, met = np.diag(confusion), confusion.sum(0) + confusion.sum(1)
+    return float(np.mean(2 * hits[met > 0] / met[met > 0])) if met.any() else 0.0
+
+
+def hold(data: Parts, training: TrainingConfig) -> HeldLabelled:
+    """See tasks.Task."""
+    kept = (data.val, "validation") if len(data.val) else (data.train, "training")
+    return HeldLabelled(some(kept[0], training.eval_tokens), data.names, kept[1])

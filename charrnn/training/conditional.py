@@ -1,0 +1,130 @@
+"""The conditional task, 1-N: a text by its label. Texts stand alone: each begins with its label and ends with <eos>."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from charrnn.config import ModelConfig, TrainingConfig
+from charrnn.decoding import kernel
+from charrnn.decoding.engine import Engine
+from charrnn.models.conditional import ConditionalModel
+from charrnn.models.recurrent import State
+from charrnn.models.weights import export_weights
+from charrnn.text.examples import Examples, Ints, Parts
+from charrnn.text.tokenizers import EOS, PAD, Tokenizer
+from charrnn.training import device as machine
+from charrnn.training.evaluate import Abandoned, Report
+from charrnn.training.language import written
+from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
+from charrnn.training.padding import Batches, Padded, by_length, some
+
+SHOWN = 3  # labels of a glance
+SHOWN_CHARACTERS = 100
+
+
+def build(model: ModelConfig, training: TrainingConfig) -> ConditionalModel:
+    """See tasks.Task."""
+    return ConditionalModel(model, **{name: getattr(training, name) for name in DROPOUTS})
+
+
+def feed(data: Examples, training: TrainingConfig) -> Batches:
+    """See tasks.Task."""
+    return Batches(data, training.batch_size, training.seed)
+
+
+def begin(network: ConditionalModel, training: TrainingConfig) -> State:
+    """See tasks.Task: nothing is carried."""
+    return ()
+
+
+def loss(network: ConditionalModel, batch: Padded, state: State, training: TrainingConfig, device: torch.device) -> Loss:
+    """See tasks.Task; counted over unpadded targets."""
+    assert batch.labels is not None
+    targets, labels = on(device, batch.inputs), on(device, batch.labels)
+    logits, _ = network.read(shifted(targets, EOS), labels, network.begin_with(labels))  # (T, B, V)
+    return of_targets(logits, targets)
+
+
+@dataclass(frozen=True)
+class HeldTexts:
+    """The texts that are scored at an evaluation, with their labels."""
+
+    examples: Examples
+    names: tuple[str, ...]
+    on: str  # "validation" or "training"
+
+    def score(self, network: ConditionalModel, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
+        """See evaluate.Held; beside it the bits with a wrong label, the next one."""
+        right = report(network, self.examples, tokenizer, precision, stop)
+        wrong = report(network, mislabelled(self.examples, len(self.names)), tokenizer, precision, stop)
+        return replace(right, measures={"bits_per_character_wrong_label": wrong.bits_per_character})
+
+    def sample(self, network: ConditionalModel, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
+        """See evaluate.Held: how texts of the first labels begin."""
+        lines = []
+        for label, name in enumerate(self.names[:SHOWN]):
+            engine = Engine(network.config, export_weights(network), kernel=kernel.find(), label=label)
+            text = written(engine, tokenizer, start, seed, "end")
+            lines.append(f"{name}: {' / '.join(text.split(chr(10)))[:SHOWN_CHARACTERS]}")
+        return "\n".join(lines)
+
+
+def mislabelled(examples: Examples, classes: int, shift: int = 1) -> Examples:
+    """The same texts, each with another label than its own: the one `shift` places further."""
+    assert examples.labels is not None
+    return replace(examples, labels=(examples.labels + shift) % classes)
+
+
+def report(
+    network: ConditionalModel, examples: Examples, tokenizer: Tokenizer, precision: str = "fp32",
+    stop: Callable[[], bool] = lambda: False,
+) -> Report:  # fmt: skip
+    """The scores of all examples; characters that are hidden from the model are charged for."""
+    nats, right = losses(network, examples, precision, stop)
+    texts = [text for _, text in examples.texts]
+    hidden = sum(map(tokenizer.hidden, texts))
+    return Report(
+        float(nats.sum()) + hidden * tokenizer.escape_nats, int(examples.inputs.lengths.sum()), right, sum(map(len, texts)),
+        sum(len(text.encode("utf-8")) for text in texts), hidden,
+    )  # fmt: skip
+
+
+def losses(
+    network: ConditionalModel, examples: Examples, precision: str = "fp32", stop: Callable[[], bool] = lambda: False
+) -> tuple[NDArray[np.float64], int]:
+    """Nats of each example (N,), and how many tokens of all were predicted right; raises Abandoned as soon as `stop()`."""
+    where = next(network.parameters()).device
+    nats, right = np.zeros(len(examples)), 0
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        for batch in by_length(examples):
+            if stop():
+                raise Abandoned
+            more, hits = _scored(network, batch, precision, where)
+            nats[batch.indices] = more
+            right += hits
+    network.train(was_training)
+    return nats, right
+
+
+def _scored(network: ConditionalModel, batch: Padded, precision: str, where: torch.device) -> tuple[Ints, int]:
+    """Nats (B,) of the examples of one batch, and right predictions."""
+    assert batch.labels is not None
+    targets, labels = on(where, batch.inputs), on(where, batch.labels)
+    with machine.arithmetic(precision, where):
+        logits, _ = network.read(shifted(targets, EOS), labels, network.begin_with(labels))
+    nats = torch.nn.functional.cross_entropy(logits.float().movedim(-1, 1), targets, reduction="none", ignore_index=PAD)
+    right = (logits.argmax(-1) == targets) & (targets != PAD)
+    return nats.cpu().double().sum(0).numpy(), int(right.sum())
+
+
+def hold(data: Parts, training: TrainingConfig) -> HeldTexts:
+    """See tasks.Task."""
+    kept = (data.val, "validation") if len(data.val) else (data.train, "training")
+    return HeldTexts(some(kept[0], training.eval_tokens), data.names, kept[1])

@@ -1,0 +1,159 @@
+"""What the tasks of single examples learn from: rows of a label and a text, pairs of texts, or sequences of numbers.
+
+Reads them, makes a tokenizer of all texts, and splits them, label by label. Knows how each task wants its examples;
+knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn.config import ReadingConfig, TokenizerConfig
+from charrnn.errors import CorpusError
+from charrnn.runs.model import LABEL_LENGTH
+from charrnn.text import arrays, examples, rows, tokenizers
+from charrnn.text.corpus import Source, Survey, raw_digest
+from charrnn.text.examples import Examples, Ints, Parts, Ragged
+from charrnn.text.rows import Row
+from charrnn.text.sources import stem
+from charrnn.text.tokenizers import EOS, ByteTokenizer, Tokenizer, well_formed
+
+SHOWN_LABELS = 12
+MOST_LABELS = 10_000
+UNEVEN = 3  # times as many examples of one label as of another, of which a note tells
+
+
+def read_rows(sources: Sequence[Source], reading: ReadingConfig, task: str) -> list[Row]:
+    """The rows of all sources, as `task` has them; raises CorpusError."""
+    columns = rows.paired(reading) if task == "seq2seq" else rows.labelled(reading)
+    found = rows.read(sources, reading, columns)
+    if task != "seq2seq":
+        _check_lengths(found)
+    if task == "classify":
+        _check_labels(found[0].where, [row.first for row in found])
+    return found
+
+
+def _check_labels(where: str, labels: Sequence[str]) -> None:
+    if len(set(labels)) < 2:
+        found = f"every row has the label {labels[0][:80]!r}, from {where} on"
+        raise CorpusError(f"{found}: there is nothing to tell apart.", "Give rows of at least two labels.")
+
+
+def _check_lengths(found: Sequence[Row]) -> None:
+    """Labels are names: a column of texts in their place is a mistake."""
+    for row in found:
+        if len(row.first) > LABEL_LENGTH:
+            shown = f"{row.where} has a label of {len(row.first):,} characters; expected at most {LABEL_LENGTH}"
+            raise CorpusError(f"{shown}.", "Rows are label<TAB>text; --label-column names another column.")
+    if len({row.first for row in found}) > MOST_LABELS:
+        raise CorpusError(f"there are more than {MOST_LABELS:,} different labels.", "Name the --label-column.")
+
+
+def survey(sources: Sequence[Source], found: Sequence[Row], paired: bool) -> Survey:
+    """What rows hold; the labels are not among the characters."""
+    counts = Counter[str]()
+    for row in found:
+        counts.update(row.second)
+        if paired:
+            counts.update(row.first)
+    return _survey(sources, counts, len(found))
+
+
+def _survey(sources: Sequence[Source], counts: Counter[str], documents: int) -> Survey:
+    size = sum(count * len(letter.encode("utf-8")) for letter, count in counts.items())
+    names = tuple(well_formed(source.path.name) for source in sources)
+    return Survey(counts.total(), size, documents, counts, raw_digest(sources), names, well_formed(stem(sources)))
+
+
+def tokenizer_of(found: Sequence[Row], counts: Survey, config: TokenizerConfig, paired: bool) -> tuple[Tokenizer, list[str]]:
+    """A tokenizer for the texts of rows, one for both sides of a pair, and notes."""
+    return tokenizers.build(config, counts.counts, lambda: _texts(found, paired))
+
+
+def _texts(found: Sequence[Row], paired: bool) -> Iterable[str]:
+    for row in found:
+        if paired:
+            yield row.first
+        yield row.second
+
+
+def parts(found: Sequence[Row], tokenizer: Tokenizer, task: str, fraction: float, longest: int) -> tuple[Parts, tuple[str, ...]]:
+    """The examples of rows as `task` learns them, and notes; of those to learn from, at most `longest` tokens each."""
+    if task == "seq2seq":
+        return _pairs(found, tokenizer, fraction, longest)
+    names = examples.named(row.first for row in found)
+    labels = examples.numbered([row.first for row in found], names)
+    end = [EOS] if task == "conditional" else []
+    ids = [_ended(tokenizer, row.second, end) for row in found]
+    kept, held = examples.split(len(found), labels, fraction)
+    train = [ids[index][:longest] for index in kept.tolist()]
+    result = Parts(
+        Examples(Ragged.of(train), None, labels[kept], _as_read(found, kept)),
+        Examples(Ragged.of(ids[index] for index in held.tolist()), None, labels[held], _as_read(found, held)),
+        names,
+    )
+    return result, (*_balance(labels, names), *_cut(sum(len(ids[index]) > longest for index in kept.tolist()), longest))
+
+
+def _pairs(found: Sequence[Row], tokenizer: Tokenizer, fraction: float, longest: int) -> tuple[Parts, tuple[str, ...]]:
+    sources, targets = ([tokenizer.encode(getattr(row, side)) for row in found] for side in ("first", "second"))
+    kept, held = examples.split(len(found), None, fraction)
+    texts = _as_read(found, range(len(found)))
+    whole = Examples(Ragged.of(sources), Ragged.of(np.append(ids, EOS) for ids in targets), None, texts)
+    short = [index for index in kept.tolist() if max(len(sources[index]), len(targets[index])) <= longest]
+    if not short:
+        raise CorpusError(f"every pair is longer than {longest:,} tokens.", "Raise --longest, or give shorter pairs.")
+    left = len(kept) - len(short)
+    notes: tuple[str, ...] = (f"pairs: {left:,} of more than {longest:,} tokens are left out (--longest)",) if left else ()
+    known = {found[index].first for index in short}
+    again = sum(found[index].first in known for index in held.tolist())
+    if again:
+        notes += (f"pairs: {again:,} of {len(held):,} held-out sources are learnt from as well; their scores flatter",)
+    return Parts(whole.take(np.array(short)), whole.take(held)), notes
+
+
+def _ended(tokenizer: Tokenizer, text: str, end: list[int]) -> Ints:
+    return np.concatenate([tokenizer.encode(text), np.array(end, np.int64)])
+
+
+def _as_read(found: Sequence[Row], indices: Iterable[int]) -> tuple[tuple[str, str], ...]:
+    return tuple((found[index].first, found[index].second) for index in map(int, indices))
+
+
+def _cut(number: int, longest: int) -> tuple[str, ...]:
+    return (f"texts: of {number:,} the first {longest:,} tokens are learnt from (--longest)",) if number else ()
+
+
+def _balance(labels: Ints, names: Sequence[str]) -> tuple[str, ...]:
+    """How many examples each label has, and whether they are uneven."""
+    counts = np.bincount(labels, minlength=len(names))
+    shown = ", ".join(f"{name[:40]} {count:,}" for name, count in list(zip(names, counts, strict=True))[:SHOWN_LABELS])
+    more = f" and {len(names) - SHOWN_LABELS:,} more" if len(names) > SHOWN_LABELS else ""
+    uneven = "; uneven: --balance weighs them" if counts.max() > UNEVEN * counts.min() else ""
+    return (f"labels: {shown}{more}{uneven}",)
+
+
+def numbers(sources: Sequence[Source], fraction: float) -> tuple[Survey, Tokenizer, Parts, tuple[str, ...]]:
+    """Sequences of numbers with their labels; the tokenizer is there for the file's sake alone."""
+    found = arrays.read(sources)
+    _check_labels(repr(sources[0].name), found.labels)
+    names = examples.named(found.labels)
+    labels = examples.numbered(found.labels, names)
+    kept, held = examples.split(len(labels), labels, fraction)
+    result = Parts(_sequences(found.rows, labels, kept), _sequences(found.rows, labels, held), names)
+    return _survey(sources, Counter(), len(labels)), ByteTokenizer(), result, _balance(labels, names)
+
+
+def _sequences(found: NDArray[np.float32], labels: Ints, chosen: Ints) -> Examples:
+    return Examples(of_rows(found[chosen]), None, labels[chosen])
+
+
+def of_rows(found: NDArray[np.float32]) -> Ragged:
+    """Sequences (N, T, F) as ragged ones."""
+    number, steps = found.shape[:2]
+    return Ragged(found.reshape(number * steps, found.shape[2]), np.arange(1, number + 1) * steps)
