@@ -14,7 +14,7 @@ from dataclasses import dataclass
 Cell = tuple[str, str]  # a character; "" (text), "axis", "line" or "mark"
 Row = list[Cell]
 LEAST_ROWS = 3  # of a plot, however small the terminal
-LEAST_COLUMNS = 24
+LEAST_COLUMNS = 16
 SIDE_BY_SIDE = 70  # columns from which the charts below the first stand beside each other
 GAP = 3  # columns between them
 FRAME = 3  # rows of a chart that are no plot: title, axis, labels

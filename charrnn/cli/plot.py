@@ -88,7 +88,7 @@ def _kind(output: str | None, as_json: bool) -> str:
 def _log_of(run: str | None, root: Path) -> Path:
     """The log that RUN means: of a name below `root` or a folder, even before its first save; beside a run's file; or itself."""
     if run and "\0" not in run and len(run) < 4096:
-        named = [root / run] if Path(run).name == run else []
+        named = [root / run] if Path(run).name == run != ".." else []
         for folder in (*named, Path(run)):
             if os.path.isfile(folder / metrics.METRICS_FILE):
                 return folder / metrics.METRICS_FILE

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 WIDTH = 80  # off a terminal, and where that is not wider
 LEGEND = """\
-U input-to-hidden, W hidden-to-hidden, V hidden-to-output, E embedding
-b bias of the hidden layer, in two parts: b_U beside U, b_W beside W; c of the output
+E embedding, U input-to-hidden, W hidden-to-hidden, V hidden-to-output
+b hidden bias, in two parts (b_U beside U, b_W beside W), c output bias
 norm: Frobenius, of a vector Euclidean; radius: the largest absolute eigenvalue
 """
 DUMP_FORMAT = "# charrnn weights 1"
