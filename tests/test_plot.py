@@ -224,7 +224,7 @@ def test_the_charts_of_a_known_log(run: Run) -> None:
     done = run("plot", "toy")
     lines = done.out.splitlines()
     assert lines[0] == "step 120 of 100; lowest validation loss 0.025 at step 120"
-    assert re.fullmatch(r"loss \(nats per token\), logarithmic +⠒⠒ training +o validation", lines[1])
+    assert re.fullmatch(r"loss \(nats\), logarithmic +⠒⠒ training +o validation", lines[1])
     assert any(re.match(r"accuracy +⠒⠒ training +o validation +gradient norm +⠒⠒ training", line) for line in lines)
     assert len(lines) == 24 - 2
     assert max(map(len, lines)) <= 79

@@ -32,10 +32,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines that share their axes; at least one of them has a point."""
+    """Lines that share their axes; each has a point."""
 
     title: str
     lines: tuple[Line, ...]
+
+    @property
+    def values(self) -> list[float]:
+        """What is drawn against the steps."""
+        return [value for line in self.lines for _, value in line.points]
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether its axis of values is: if the largest is far from all the others, which would else be one line."""
+        values = sorted(self.values)
+        return values[0] > 0 and values[-1] > SKEWED * values[len(values) // 2]
 
 
 @dataclass(frozen=True)
@@ -97,13 +108,12 @@ def page(charts: Sequence[Chart], width: int, height: int, signs: Signs) -> list
 
 def draw(chart: Chart, width: int, plot_rows: int, signs: Signs) -> list[Row]:
     """One chart: its title with the legend, the plot, the axis and its labels; every row `width` cells wide."""
-    points = [point for line in chart.lines for point in line.points]
-    across, up = _scale([step for step, _ in points]), _scale([value for _, value in points], may_skew=True)
+    across, up = _scale([step for line in chart.lines for step, _ in line.points]), _scale(chart.values, chart.logarithmic)
     labels = {_row(share, plot_rows, signs): text for share, text in up.ticks(max(2, plot_rows // 2))}
     margin = min(max(map(len, labels.values()), default=0), width // 2)
     columns = width - margin - 1
     plot = _plot(chart, columns, plot_rows, (across, up), signs)
-    rows = [_title(chart, up.logarithmic, signs)]
+    rows = [_title(chart, signs)]
     for number, cells in enumerate(plot):
         label, sign = labels.get(number, ""), signs.left_tick if number in labels else signs.vertical
         rows.append([*_cells(f"{label:>{margin}}"[:margin]), (sign, "axis"), *cells])
@@ -156,13 +166,11 @@ def _row(share: float, rows: int, signs: Signs) -> int:
     return round((1 - share) * (rows * signs.down - 1)) // signs.down
 
 
-def _title(chart: Chart, logarithmic: bool, signs: Signs) -> Row:
-    row = _cells(chart.title + (", logarithmic" if logarithmic else ""))
+def _title(chart: Chart, signs: Signs) -> Row:
+    row = _cells(chart.title + (", logarithmic" if chart.logarithmic else ""))
     for line in chart.lines:
-        if line.points:
-            row += _cells("   ") + [(MARK, "mark")] * line.marked
-            row += [] if line.marked else [(sign, "line") for sign in signs.sample]
-            row += _cells(f" {line.name}")
+        sample = [(MARK, "mark")] if line.marked else [(sign, "line") for sign in signs.sample]
+        row += [*_cells("   "), *sample, *_cells(f" {line.name}")]
     return row
 
 
@@ -193,10 +201,10 @@ def _cells(text: str) -> Row:
     return [(character, "") for character in text]
 
 
-def _scale(values: Sequence[float], *, may_skew: bool = False) -> Scale:
-    """An axis on which all `values` find room; logarithmic if the largest is far from all the others."""
-    low, high, median = min(values), max(values), sorted(values)[len(values) // 2]
-    if may_skew and low > 0 and high > SKEWED * median:
+def _scale(values: Sequence[float], logarithmic: bool = False) -> Scale:
+    """An axis on which all `values` find room."""
+    low, high = min(values), max(values)
+    if logarithmic:
         return Scale(math.log10(low), math.log10(high), True)
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):  # one value, or nearly
         room = max(abs(low) / 10, 1e-3)

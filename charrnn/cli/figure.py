@@ -31,6 +31,7 @@ def picture(charts: Sequence[Chart], kind: str) -> bytes:
                 steps, values = [step for step, _ in line.points], [value for _, value in line.points]
                 panel.plot(steps, values, "o-" if line.marked else "-", label=line.name, markersize=3, linewidth=1)
             panel.set_ylabel(chart.title)
+            panel.set_yscale("log" if chart.logarithmic else "linear")
             panel.grid(alpha=0.3)
             panel.legend()
         panels[-1].set_xlabel("step")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KINDS = ("png", "svg", "pdf")
 # The title of each chart and, of the events that it shows, their names in the log and for people.
 CHARTS = (
-    ("loss (nats per token)", "loss", ("step", "evaluated")),
+    ("loss (nats)", "loss", ("step", "evaluated")),
     ("accuracy", "accuracy", ("step", "evaluated")),
     ("gradient norm", "gradient_norm", ("step",)),
 )
@@ -60,16 +60,10 @@ def plot(run: str | None, output: str | None, as_json: bool, checkpoints: Path) 
     if as_json:
         with console.Output() as out:
             out.write(json.dumps(_record(path, log), ensure_ascii=False) + "\n")
-        return
-    charts = _charts(log)
-    if not charts:
-        raise CheckpointError(
-            f"{console.shown_path(path)!r} holds no step to draw yet.", "A run writes its first line after a few steps."
-        )
-    if output is not None:
-        _save(charts, output, kind)
+    elif output is not None:
+        _save(_charts(log, path), output, kind)
     else:
-        _show(charts, _summary(log))
+        _show(_charts(log, path), _summary(log))
     console.suggest(f"`charrnn sample {console.quoted(run)}`" if run else "`charrnn sample`")
 
 
@@ -132,16 +126,20 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _charts(log: metrics.Log) -> list[Chart]:
-    """The charts of which there is something to show."""
+def _charts(log: metrics.Log, path: Path) -> list[Chart]:
+    """The charts of which there is something to show; raises CheckpointError if there are none."""
     from charrnn.cli.chart import Chart, Line
 
     names = {"step": "training", "evaluated": log.on if log.on == "validation" else "training text, averaged weights"}
     made = []
     for title, quantity, events in CHARTS:
-        lines = tuple(Line(names[event], log.points(event, quantity), marked=event == "evaluated") for event in events)
-        if any(line.points for line in lines):
-            made.append(Chart(title, lines))
+        found = [(event, points) for event in events if (points := log.points(event, quantity))]
+        if found:
+            made.append(Chart(title, tuple(Line(names[event], points, event == "evaluated") for event, points in found)))
+    if not made:
+        raise CheckpointError(
+            f"{console.shown_path(path)!r} holds no step to draw yet.", "A run writes its first line after a few steps."
+        )
     return made
 
 
