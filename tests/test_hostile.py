@@ -31,8 +31,8 @@ from charrnn.runs import model as runs
 
 FILE = "checkpoints/evil/model.safetensors"
 COMMANDS = (
-    ("inspect", "evil"), ("inspect", "evil", "--json"), ("sample", "evil", "--length", "20", "--seed", "1"), ("runs",),
-    ("runs", "--json"), ("score", "evil", "the harbour"),
+    ("inspect", "evil"), ("inspect", "evil", "--json"), ("inspect", "evil", "--weights"),
+    ("sample", "evil", "--length", "20", "--seed", "1"), ("runs",), ("runs", "--json"), ("score", "evil", "the harbour"),
 )  # fmt: skip
 ALLOWED = {
     ("os.listdir", "checkpoints"),  # `runs` looks who is there
@@ -57,9 +57,9 @@ def prewarm(folder: Path) -> None:
     with contextlib.chdir(folder):
         for kind in ("char", "byte", "subword"):
             place(folder, hostile.model_bytes(kind))
-            assert [ran(*command)[0] for command in COMMANDS] == [0] * 6
+            assert [ran(*command)[0] for command in COMMANDS] == [0] * len(COMMANDS)
         place(folder, b"bad")
-        assert [ran(*command)[0] for command in COMMANDS] == [65, 65, 65, 0, 0, 65]
+        assert [ran(*command)[0] for command in COMMANDS] == [65, 65, 65, 65, 0, 0, 65]
 
 
 @pytest.fixture(scope="module")

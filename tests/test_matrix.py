@@ -6,6 +6,7 @@ are is asked of the program, so that a new one is covered without a line here.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ import charrnn.decoding.session  # noqa: F401  # what the children need is impor
 from charrnn.cli import bench, options
 from charrnn.cli.commands import charrnn as group
 from charrnn.runs import model as models
+from charrnn.runs.metrics import METRICS_FILE
 
 LINES = b"the boat\n/show\n\n"
 TYPED = b"the boat\n/show\n/tree\n/bye\n"
@@ -47,6 +49,12 @@ WORKING: dict[tuple[str, ...], bool] = {
     ("runs",): True,
     ("runs", "--json"): True,
     ("inspect", "toy"): True,
+    ("inspect", "toy", "--weights"): True,
+    ("inspect", "toy", "--weights", "--json"): True,
+    ("inspect", "toy", "--dump", "-"): True,
+    ("inspect", "toy", "--dump", "weights.txt"): False,
+    ("plot", "toy"): True,
+    ("plot", "toy", "--json"): True,
     ("--version",): True,
 }
 TALKING = {("repl", "toy", *WRITING), ("chat", "talk", "--seed", "1"), ("sample", "toy", "-i", *WRITING)}
@@ -87,6 +95,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         about = {"name": name, "start": tokenizer.encode("\n").tolist(), "provenance": {}}
         (folder / "checkpoints" / name).mkdir(parents=True)
         models.save(folder / "checkpoints" / name / models.MODEL_FILE, shape, tokenizer, weights, about)
+    log = [{"event": "step", "step": step, "loss": 4 / step, "accuracy": 0.1, "gradient_norm": 1.0} for step in range(1, 9)]
+    (folder / "checkpoints" / "toy" / METRICS_FILE).write_text("\n".join(map(json.dumps, log)), encoding="utf-8")
     (folder / "text.txt").write_text((toy.TALE + "\n") * 3, encoding="utf-8")
     return folder
 
@@ -324,7 +334,7 @@ HOSTILE_NAMES = (
 )  # fmt: skip
 NAMING = (
     ("sample", "--", "?"), ("repl", "--", "?"), ("chat", "--", "?"), ("eval", "--", "?", "text.txt"),
-    ("score", "--", "?", "boat"), ("inspect", "--", "?"), ("sample", "?"), ("train", "text.txt", "--name=?"),
+    ("score", "--", "?", "boat"), ("inspect", "--", "?"), ("plot", "--", "?"), ("sample", "?"), ("train", "text.txt", "--name=?"),
     ("train", "text.txt", "--name", "?"), ("train", "--resume=?"), ("train", "--resume", "?"),
 )  # fmt: skip
 
@@ -354,3 +364,4 @@ def test_no_path_may_hold_a_nul_or_name_a_folder_to_write_to(place: Path, there:
         refuses(there(*words(path, f"{option.opts[0]}=a\0b")), option.opts[0])
     for output in ("a\0b", "/", ".", "..", "checkpoints"):
         assert there("sample", "toy", "--length", "2", "-o", output).code == 73
+        assert there("inspect", "toy", "--dump", output).code == 73

@@ -167,7 +167,10 @@ def shown_model(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "load", lambda *given: model_of(text))
         patch.setattr(registry, "listing", lambda root: [run, replace(run, problem=text)])
-        for words in (["inspect", "x"], ["inspect", "x", "--json"], ["runs"], ["runs", "--json"]):
+        for words in (
+            ["inspect", "x"], ["inspect", "x", "--json"], ["inspect", "x", "--weights"], ["inspect", "x", "--weights", "--json"],
+            ["inspect", "x", "--dump", "-"], ["runs"], ["runs", "--json"],
+        ):  # fmt: skip
             assert main.run(words) == 0
     console.say(sessions.greeting(model_of(text), ""))
     screen_of_card = tuple(sessions._card(model_of(text)))
@@ -189,7 +192,8 @@ def usage(text: str) -> None:
         ["repl", f"--finish={text}"], ["sample", "--length", text], ["train", f"--tokenizer={text}"], ["chat", f"--turns={text}"],
         ["sample", f"--bias={text}"], ["sample", f"--regex=({text}"], ["bench", "sample", "--shape", text],
         ["eval", f"--split={text}"], ["sample", "--", text], ["eval", "--", text, text], ["train", f"--resume={text}"],
-        ["sample", f"--config={text}"], ["inspect", f"--checkpoints={text}"], ["bench", "train", "--", text],
+        ["sample", f"--config={text}"], ["inspect", f"--checkpoints={text}"], ["plot", "--", text],
+        ["plot", f"--output={text}"], ["bench", "train", "--", text],
         ["sample", "x", text, text], ["sample", f"--prompt=@{text}"],
     )  # fmt: skip
     for words in wrong:

@@ -20,6 +20,7 @@ COMMANDS = {
     "score": "charrnn.cli.score:score",
     "runs": "charrnn.cli.runs:runs",
     "inspect": "charrnn.cli.inspect:inspect",
+    "plot": "charrnn.cli.plot:plot",
     "bench": "charrnn.cli.bench:bench",
 }
 HELP_SETTINGS: dict[str, Any] = {

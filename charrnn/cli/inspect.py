@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, loading, options
+from charrnn.cli import console, loading, options, weights
 from charrnn.cli.runs import shape_text
+from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
     from charrnn.runs.model import Model
@@ -21,22 +22,46 @@ WIDTH = 100
 
 
 @rich_click.command()
-@options.apply([options.run_argument(required=False), options.json_option("One JSON object."), options.checkpoints_option()])
-def inspect(run: str | None, as_json: bool, checkpoints: Path) -> None:
+@options.apply(
+    [
+        options.run_argument(required=False),
+        rich_click.option(
+            "--weights", "named", is_flag=True,
+            help="Each matrix and bias, gate by gate, by its textbook name: U, W, V, b, c; with norm and spectral radius.",
+        ),
+        rich_click.option("--dump", metavar="FILE", help="Write all weights to FILE as text, every number exactly; - is stdout."),
+        options.json_option("One JSON object; with --weights, of the weights."),
+        options.checkpoints_option(),
+    ]
+)  # fmt: skip
+def inspect(run: str | None, named: bool, dump: str | None, as_json: bool, checkpoints: Path) -> None:
     """Show what a run is: its network, tokenizer, scores, where it came from, and its tensors.
 
     RUN may be a file that somebody sent you: what it says is checked, and nothing in it is ever executed.
 
         charrnn inspect poems
         charrnn inspect downloaded.safetensors --json
+        charrnn inspect poems --weights              U, W, V and the gates
+        charrnn inspect poems --dump weights.txt     every number
     """
+    if dump is not None and (named or as_json):
+        raise UsageError("--dump writes all numbers, so it goes with neither --weights nor --json.", "Give one of them.")
     model = loading.load(run, checkpoints)
+    if dump is not None:
+        weights.dump(model, dump)
+    elif named:
+        weights.show(model, as_json)
+    else:
+        _show(model, as_json)
+    console.suggest(f"`charrnn sample {console.quoted(run or model.name)}`")
+
+
+def _show(model: Model, as_json: bool) -> None:
     with console.Output() as out:
         if as_json:
             out.write(json.dumps(_record(model), ensure_ascii=False) + "\n")
         else:
             out.write(console.visible("\n".join(_card(model))) + "\n")
-    console.suggest(f"`charrnn sample {console.quoted(run or model.name)}`")
 
 
 def _record(model: Model) -> dict[str, Any]:

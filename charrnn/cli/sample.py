@@ -6,18 +6,15 @@ NumPy does the work: neither torch nor Rich is imported, so that the first chara
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, loading, options, reading
+from charrnn.cli import console, destination, loading, options, reading
 from charrnn.config import SamplingConfig, ShapingConfig
-from charrnn.errors import CannotCreateError, UsageError
+from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
     from charrnn.runs.model import Model
@@ -104,7 +101,7 @@ def sample(
     _tell_unknown(model, plan.prompt)
     if values["seed"] is None and not plan.beam:
         console.note(f"seed {plan.seed}")
-    with _destination(output) as out:
+    with destination.opened(output) as out:
         writing.write(model, plan, out, as_json)
     console.suggest("`charrnn repl` to write together with it")
 
@@ -189,17 +186,3 @@ def _tell_unknown(model: Model, prompt: str) -> None:
     named = ", ".join(f"'{console.visible(character)}' (U+{ord(character):04X})" for character in unknown[:8])
     more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
     console.note(f"the model has never seen {named}{more}: read as <unk>")
-
-
-@contextmanager
-def _destination(output: str | None) -> Iterator[console.Output]:
-    if output in (None, "-"):
-        with console.Output() as out:
-            yield out
-        return
-    from charrnn import durable
-
-    if "\0" in (output or "") or os.path.isdir(output or ""):
-        raise CannotCreateError(f"cannot write {output!r}: that is no name for a file.", "Give -o another one.")
-    with durable.replacing(Path(output or "")) as file, console.Output(file) as out:
-        yield out

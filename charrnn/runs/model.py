@@ -18,13 +18,13 @@ from charrnn.config import ModelConfig, contradiction, from_mapping
 from charrnn.errors import CheckpointError, TokenizerError, UsageError
 from charrnn.runs import checkpoint
 from charrnn.runs.checkpoint import Checkpoint, Tensors
+from charrnn.runs.metrics import METRICS_FILE as METRICS_FILE
 from charrnn.text import tokenizers
 from charrnn.text.tokenizers import EOS, Tokenizer
 from charrnn.weights import weight_shapes
 
 MODEL_FILE = "model.safetensors"
 LAST_FILE = "last.safetensors"
-METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = "lock"
 LARGEST_WEIGHT = 1e6  # no training arrives there; from 1e15 on sums of products overflow, and what is drawn is no number
 LABEL_LENGTH = 200  # characters
