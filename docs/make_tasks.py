@@ -193,7 +193,11 @@ def counting_groups(length: int) -> list[int]:
 
 
 def counting_row(group: int, index: int, length: int, random: Random) -> str:
-    """The places of the x are a number in the combinatorial number system, the other letters one in base 25."""
+    """The places of the x are a number in the combinatorial number system, the other letters one in base 25.
+
+    Of a hundred letters (64 ReLU units, orthogonal at the start, AdamW 0.003, 800 steps of 32 rows, three seeds), without
+    clipping: gradients of up to 1,700, 51,000 and ten million, 10 to 13 % right; clipped at 0.25: 33 to 49 %.
+    """
     others, places = divmod(index, math.comb(length, group))
     rest, text, left = letters(others, length - group, ascii_lowercase.replace("x", "")), "", group
     for place in range(length - 1, -1, -1):
