@@ -27,6 +27,7 @@ class TextModel:
     def __init__(self, model: Model) -> None:
         from charrnn.decoding import engine as engines
 
+        runs.need(model, runs.WRITING)
         self.model = model
         self.engine = engines.of(model)
 

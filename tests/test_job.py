@@ -20,7 +20,7 @@ from charrnn.runs import checkpoint, copies, registry
 from charrnn.runs import model as runs
 from charrnn.text import tokenizers
 from charrnn.text.ngrams import Copies
-from charrnn.training import deadline, index, job
+from charrnn.training import deadline, index, job, planning
 from charrnn.training.events import Evaluated, Event, Finished, Saved, Started, Step
 from charrnn.training.learner import Learner
 from charrnn.training.recipe import Bound
@@ -313,7 +313,8 @@ def test_the_time_for_the_index_is_time_of_the_run(text: Path, monkeypatch: pyte
         return hashed(*arguments)
 
     monkeypatch.setattr(job, "time", clock)
-    monkeypatch.setattr(job, "seconds_per_step", lambda *_, **__: 0.01)
+    monkeypatch.setattr(planning, "time", clock)
+    monkeypatch.setattr(planning, "seconds_per_step", lambda *_, **__: 0.01)
     monkeypatch.setattr(index, "hashed", slowly)
     steps = []
     for seconds in (0.0, 30.0):

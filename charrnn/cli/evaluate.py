@@ -48,8 +48,15 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
         charrnn eval poems corpora/poems.txt --split val
         charrnn eval poems other.txt --json
     """
-    model = loading.load(run, checkpoints)
-    documents = reading.documents(files, {**_as_trained(model), **options.asked(values, ReadingConfig)})
+    model = loading.load(run, checkpoints, ())
+    asked = {**_as_trained(model), **options.asked(values, ReadingConfig)}
+    if model.config.task != "language":
+        from charrnn.cli import evaluate_examples
+
+        with console.Output() as out:
+            out.write(evaluate_examples.run(model, files, ReadingConfig(**asked), split, as_json, values))
+        return
+    documents = reading.documents(files, asked)
     if split == "val":
         documents = _validation_part(model, documents)
     if not any(documents):

@@ -46,7 +46,7 @@ def inspect(run: str | None, named: bool, dump: str | None, as_json: bool, check
     """
     if dump is not None and (named or as_json):
         raise UsageError("--dump writes all numbers, so it goes with neither --weights nor --json.", "Give one of them.")
-    model = loading.load(run, checkpoints)
+    model = loading.load(run, checkpoints, ())
     if dump is not None:
         weights.dump(model, dump)
     elif named:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,22 +13,27 @@ if TYPE_CHECKING:
     from charrnn.runs.model import Model
 
 
-def load(run: str | None, root: Path) -> Model:
-    """The model of a run (without a name, the one saved last), folder or file; raises CheckpointError."""
+def load(run: str | None, root: Path, tasks: Collection[str] = ("language", "conditional")) -> Model:
+    """The model of a run (without a name, the one saved last), folder or file; raises CheckpointError.
+
+    Raises UsageError if it was trained for none of `tasks` (by default those that write); none means any.
+    """
     from charrnn.runs import model as models
     from charrnn.runs import registry
 
     model = models.load(registry.resolve(run, root))
+    if tasks:
+        models.need(model, tasks)
     if model.unfinished:
         console.note(f"{model.name} has no best model yet: these are the averaged weights of its last save")
     return model
 
 
-def engine(model: Model, narrow: bool = False) -> Engine:
-    """The engine of a model, its weights rounded to eight bits where that is wanted and possible."""
+def engine(model: Model, narrow: bool = False, label: int = 0) -> Engine:
+    """The engine of a model that writes (by the label of that number), rounded to eight bits where wanted and possible."""
     from charrnn.decoding import engine as engines
 
-    made = engines.of(model, narrow=narrow)
+    made = engines.of(model, narrow=narrow, label=label)
     if narrow and not made.narrow:
         console.note("--int8 needs a C compiler (cc), which was not found: the weights are used as they are")
     return made

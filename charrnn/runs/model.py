@@ -7,7 +7,7 @@ network computes. What a file claims is checked against the shape it claims to h
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,13 @@ MODEL_FILE = "model.safetensors"
 LAST_FILE = "last.safetensors"
 LOCK_FILE = "lock"
 LARGEST_WEIGHT = 1e6  # no training arrives there; from 1e15 on sums of products overflow, and what is drawn is no number
+WRITING = ("language", "conditional")  # tasks whose models write texts of their own
+DOES = {  # what a model of each task does, and the command for it
+    "language": ("write", "sample {}"),
+    "conditional": ("write by label", "sample {} --label NAME"),
+    "classify": ("tell labels", "classify {} TEXT"),
+    "seq2seq": ("answer texts", "translate {} TEXT"),
+}
 LABEL_LENGTH = 200  # characters
 MOST_SAID = 200  # characters of what a file says of itself that a message repeats
 AVERAGE = "average/"  # prefix of the averaged weights inside LAST_FILE
@@ -59,6 +66,13 @@ class Model:
     def unfinished(self) -> bool:
         """Whether these are the averaged weights of a last save, for want of a best model."""
         return self.path.name == LAST_FILE
+
+
+def need(model: Model, tasks: Collection[str]) -> None:
+    """Raise UsageError, with the right command, if a model was trained for none of `tasks`."""
+    if model.config.task not in tasks:
+        does, command = DOES[model.config.task]
+        raise UsageError(f"{model.name!r} was trained to {does}.", f"Use `charrnn {command.format(model.name)}`, or another run.")
 
 
 def save(path: Path, config: ModelConfig, tokenizer: Tokenizer, weights: Tensors, about: Mapping[str, Any]) -> None:

@@ -27,13 +27,13 @@ MOST_LABELS = 10_000
 UNEVEN = 3  # times as many examples of one label as of another, of which a note tells
 
 
-def read_rows(sources: Sequence[Source], reading: ReadingConfig, task: str) -> list[Row]:
-    """The rows of all sources, as `task` has them; raises CorpusError."""
+def read_rows(sources: Sequence[Source], reading: ReadingConfig, task: str, *, several: bool = True) -> list[Row]:
+    """The rows of all sources, as `task` has them, with `several` labels if there are any to learn; raises CorpusError."""
     columns = rows.paired(reading) if task == "seq2seq" else rows.labelled(reading)
     found = rows.read(sources, reading, columns)
     if task != "seq2seq":
         _check_lengths(found)
-    if task == "classify":
+    if task == "classify" and several:
         _check_labels(found[0].where, [row.first for row in found])
     return found
 
