@@ -73,15 +73,15 @@ def _known(model: Model, rows: Sequence[Row]) -> Ints:
 
 
 def _numbers(model: Model, sources: Sequence[Source], split: str) -> Examples:
-    found = arrays.read(sources)
-    check_width(model, found)
-    unknown = sorted(set(found.labels) - set(model.labels))
+    numbers = arrays.read(sources)
+    check_width(model, numbers)
+    unknown = sorted(set(numbers.labels) - set(model.labels))
     if unknown:
         raise CorpusError(
             f"the label {unknown[0][:80]!r} is none of {model.name}'s.", "Give files with the labels it has learnt."
         )
-    labels = examples.numbered(found.labels, model.labels)
-    whole = Examples(lessons.of_rows(found.rows), None, labels)
+    labels = examples.numbered(numbers.labels, model.labels)
+    whole = Examples(lessons.of_rows(numbers.rows), None, labels)
     return whole.take(examples.split(len(labels), labels, val_fraction(model))[1]) if split == "val" else whole
 
 
