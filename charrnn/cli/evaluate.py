@@ -49,12 +49,13 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
         charrnn eval poems other.txt --json
     """
     model = loading.load(run, checkpoints, ())
-    asked = {**_as_trained(model), **options.asked(values, ReadingConfig)}
+    asked = {**as_trained(model), **options.asked(values, ReadingConfig)}
     if model.config.task != "language":
         from charrnn.cli import evaluate_examples
 
         with console.Output() as out:
             out.write(evaluate_examples.run(model, files, ReadingConfig(**asked), split, as_json, values))
+        loading.suggest_use(model, run)
         return
     documents = reading.documents(files, asked)
     if split == "val":
@@ -70,10 +71,10 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
             out.write(json.dumps(_record(model, split, report, shares), ensure_ascii=False) + "\n")
         else:
             out.write(_lines(model, report) + _novelty_lines(shares))
-    console.suggest(f"`charrnn sample {run}`")
+    loading.suggest_use(model, run)
 
 
-def _as_trained(model: Model) -> dict[str, Any]:
+def as_trained(model: Model) -> dict[str, Any]:
     """How the run read its text: --field, --column and the like need not be said again."""
     settings = model.provenance.get("settings")
     known = {item.name: type(item.default) for item in fields(ReadingConfig)}

@@ -29,6 +29,18 @@ def load(run: str | None, root: Path, tasks: Collection[str] = ("language", "con
     return model
 
 
+def suggest_use(model: Model, run: str | None) -> None:
+    """Suggest the command for what a model does; RUN as it was typed."""
+    console.suggest(f"`charrnn {use(model.config.task, run or model.name)}`")
+
+
+def use(task: str, run: str) -> str:
+    """What to type to use a model of a task: sample NAME, classify NAME TEXT ..."""
+    from charrnn.runs.model import DOES
+
+    return DOES.get(task, DOES["language"])[1].format(console.quoted(run))
+
+
 def engine(model: Model, narrow: bool = False, label: int = 0) -> Engine:
     """The engine of a model that writes (by the label of that number), rounded to eight bits where wanted and possible."""
     from charrnn.decoding import engine as engines

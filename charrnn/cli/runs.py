@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, options
+from charrnn.cli import console, loading, options
 
 if TYPE_CHECKING:
     from charrnn.runs.registry import RunInfo
 
-COLUMNS = ("name", "saved", "tokenizer", "model", "steps", "loss", "bits/char", "size")
+COLUMNS = ("name", "saved", "tokenizer", "model", "steps", "loss", "bits/char", "size", "result")
+RESULTS = {  # of the tasks that have a better figure than bits per character: its name among the scores, and in words
+    "classify": ("accuracy", "accuracy"),
+    "seq2seq": ("exact_match", "exact match"),
+}
 
 
 @rich_click.command()
@@ -43,8 +47,9 @@ def runs(as_json: bool, checkpoints: Path) -> None:
         else:
             for info in found:
                 out.write("\t".join(_one_line(cell) for cell in _cells(info)) + "\n")
-    usable = [info.name for info in found if not info.problem]
-    console.suggest(f"`charrnn sample {usable[0]}`" if usable else "`charrnn train FILE`")
+    usable = [info for info in found if not info.problem]
+    task = _task(_mapping(usable[0].metadata.get("model"))) if usable else ""
+    console.suggest(f"`charrnn {loading.use(task, usable[0].name)}`" if usable else "`charrnn train FILE`")
 
 
 def _table(found: list[RunInfo]) -> None:
@@ -52,17 +57,17 @@ def _table(found: list[RunInfo]) -> None:
         console.say("There are no runs here yet.")
         return
     rows = [[_one_line(cell) for cell in _cells(info)] for info in found]
-    console.table(COLUMNS, rows, right=COLUMNS[4:], alarming=[bool(info.problem) for info in found])
+    console.table(COLUMNS, rows, right=COLUMNS[4:8], alarming=[bool(info.problem) for info in found])
 
 
 def _cells(info: RunInfo) -> list[str]:
     if info.problem:
-        return [info.name, "damaged", info.problem, "", "", "", "", ""]
+        return [info.name, "damaged", info.problem, *[""] * (len(COLUMNS) - 3)]
     shape, scores = _mapping(info.metadata.get("model")), scores_of(info.metadata)
     return [
-        info.name, _when(info), str(info.metadata.get("tokenizer", "")), shape_text(shape),
+        info.name, _when(info), _units(info.metadata), shape_text(shape),
         _number(scores.get("step")), _figure(scores.get("loss")),
-        _figure(scores.get("bits_per_character")), size_text(info.size),
+        _figure(scores.get("bits_per_character")), size_text(info.size), _result(shape, scores),
     ]  # fmt: skip
 
 
@@ -77,8 +82,26 @@ def scores_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def shape_text(shape: Mapping[str, Any]) -> str:
-    """The network in a few signs: lstm 2x512."""
-    return f"{shape.get('cell', '?')} {shape.get('layers', '?')}x{shape.get('hidden_size', '?')}"
+    """The network in a few signs: lstm 2x512, or classify gru 1x64 where the task is not to write on."""
+    task = _task(shape)
+    network = f"{shape.get('cell', '?')} {shape.get('layers', '?')}x{shape.get('hidden_size', '?')}"
+    return network if task == "language" else f"{task} {network}"
+
+
+def _task(shape: Mapping[str, Any]) -> str:
+    return str(shape.get("task", "language"))
+
+
+def _units(metadata: Mapping[str, Any]) -> str:
+    rows = _mapping(metadata.get("model")).get("input") == "rows"
+    return "rows" if rows else str(metadata.get("tokenizer", ""))
+
+
+def _result(shape: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+    name, words = RESULTS.get(_task(shape), ("", ""))
+    share = scores.get(name)
+    known = isinstance(share, float | int) and not isinstance(share, bool) and 0 <= share <= 1
+    return f"{words} {share:.1%}" if known else ""
 
 
 def size_text(size: int) -> str:
