@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toy
-from commands import Run, runner
+from commands import Done, Run, runner
 from forked import Child, command
 from rich.console import Console
 from test_panel import started
@@ -130,6 +130,8 @@ def test_stdin_has_one_text_a_line_and_the_last_needs_no_end(tell: Run, monkeypa
         ["alpha", "alpha\\tb"],
         ["gamma", "cc"],
     ]
+    says(monkeypatch, b"")
+    assert tell("classify", "tell", "-") == Done(0, "", "")
     says(monkeypatch, b"\xff\n")
     assert tell("classify", "tell", "-").code == 65
     says(monkeypatch, b"\xff\n")

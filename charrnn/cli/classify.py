@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import asked_texts, console, loading, options, reading, tables
+from charrnn.cli import console, loading, options, reading, tables
 from charrnn.cli.evaluate import as_trained
 from charrnn.config import ReadingConfig, TrainingConfig, setting
 from charrnn.errors import CorpusError
-from charrnn.text.rows import escaped
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from charrnn.cli.asked_texts import Found
     from charrnn.runs.model import Model
 
 TOGETHER = 512  # texts answered at once, at most
@@ -97,6 +97,8 @@ def classify(
     if model.config.input == "rows":
         batches, alone = _numbers(model, texts), False
     else:
+        from charrnn.cli import asked_texts
+
         readers = asked_texts.prepare(texts, literal, asked, values["label_column"] is not None)
         batches = _batches(model, readers, tally)
         alone = len(texts) == 1 and (literal or (texts[0] != "-" and not reading.is_file(texts[0])))
@@ -107,6 +109,8 @@ def classify(
             for case, probabilities in zip(cases, odds, strict=True):
                 told(out, case, _likeliest(model, probabilities, number), model)
             out.flush()
+    if not tally.cases and "-" not in texts:  # a filter may have nothing to do
+        raise CorpusError("there is no text in it; there is nothing to tell a label of.", "Give texts, one a line.")
     _sum_up(tally)
     console.suggest(f"`charrnn eval {console.quoted(run)} FILE` for the scores of labelled texts")
 
@@ -132,7 +136,7 @@ def _answered(
         yield cases, odds
 
 
-def _batches(model: Model, readers: Sequence[Callable[[], asked_texts.Found]], tally: Tally) -> Iterator[list[Case]]:
+def _batches(model: Model, readers: Sequence[Callable[[], Found]], tally: Tally) -> Iterator[list[Case]]:
     """The texts, as many together as are there to be answered; blank lines are counted and left out."""
     held: list[Case] = []
     size = 0
@@ -147,8 +151,6 @@ def _batches(model: Model, readers: Sequence[Callable[[], asked_texts.Found]], t
             held, size = [], 0
     if held:
         yield held
-    if not tally.cases:
-        raise CorpusError("there is no text in it; there is nothing to tell a label of.", "Give texts, one a line.")
 
 
 def _case(model: Model, text: str, label: str, tally: Tally) -> Case:
@@ -187,12 +189,16 @@ def _tell_json(out: console.Output, case: Case, likeliest: list[tuple[str, float
 
 
 def _tell_alone(out: console.Output, case: Case, likeliest: list[tuple[str, float]], model: Model) -> None:
+    from charrnn.text.rows import escaped
+
     for label, probability in likeliest:
         out.write(f"{escaped(label)}\t{probability:.4f}\n")
 
 
 def _tell(out: console.Output, case: Case, likeliest: list[tuple[str, float]], model: Model) -> None:
     """A line for each label; on a terminal in columns, and the text but once and no longer than the line."""
+    from charrnn.text.rows import escaped
+
     if not out.tty:
         for label, probability in likeliest:
             out.write(f"{escaped(label)}\t{probability:.4f}\t{escaped(str(case.key))}\n")

@@ -30,7 +30,8 @@ RESULTS = {  # of the tasks that have a better figure than bits per character: i
 def runs(as_json: bool, checkpoints: Path) -> None:
     """List the runs, the one saved last first.
 
-    Off a terminal: one line a run, columns separated by tabs. A run that cannot be read is listed with the reason.
+    Off a terminal: one line a run, columns separated by tabs. Models of single texts have a result at the end:
+    the share told right, or answered exactly. A run that cannot be read is listed with the reason.
 
         charrnn runs
         charrnn runs --json | jq .name
