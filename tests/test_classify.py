@@ -117,7 +117,7 @@ def test_rows_are_told_with_their_accuracy(tell: Run) -> None:
     Path("rows.tsv").write_text("alpha\ta a\\nb\nbeta\tbb\ngamma\ta\ndelta\tc\n", encoding="utf-8")
     done = tell("classify", "tell", "rows.tsv")
     assert [line.split("\t")[2] for line in done.out.splitlines()] == ["a a\\nb", "bb", "a", "c"]
-    assert "accuracy 50.00% of 4 with a label (1 have a label that the model does not know)" in done.err
+    assert "accuracy 50.00% of 4 with a label (1 of them unknown to the model)" in done.err
     truths = [json.loads(line)["truth"] for line in tell("classify", "tell", "rows.tsv", "--json").out.splitlines()]
     assert truths == ["alpha", "beta", "gamma", "delta"]
 
@@ -333,9 +333,10 @@ def test_eval_tells_figures_and_tables(tell: Run) -> None:
         [math.log(chances(text)[label]) for label, text in (("alpha", "a"), ("alpha", "b"), ("beta", "b"), ("alpha", "a"))]
     )
     assert lines[10:] == [
-        "accuracy  75.00% of 4 texts; all taken for 'alpha' would be 75.00%",
-        f"macro F1  {(0.8 + 2 / 3) / 2:.4f}",
-        f"loss      {loss:.4f} nats per example",
+        "accuracy   75.00% of 4 texts",
+        "commonest  75.00% are alpha",
+        f"macro F1   {(0.8 + 2 / 3) / 2:.4f}",
+        f"loss       {loss:.4f} nats per example",
     ]
     record = json.loads(tell("eval", "tell", "rows.tsv", "--json").out)
     assert record["confusion"] == {"alpha": {"alpha": 2, "beta": 1}, "beta": {"beta": 1}}
@@ -381,7 +382,7 @@ def test_a_training_ends_with_the_figures_of_its_task(tell: Run, task: str) -> N
     assert ("taken for" in done.err) is (task == "classify")
     listed = next(line for line in tell("runs").out.splitlines() if line.startswith("t\t")).split("\t")
     assert listed[3] == f"{task} lstm 1x8"
-    assert bool(listed[8]) is (task != "conditional")
+    assert re.fullmatch({"classify": r"[\d.]+% right", "seq2seq": r"[\d.]+% exact"}.get(task, r"[\d.]+"), listed[6])
     card = tell("inspect", "t").out
     shown = {name: f"\n  {name} " in card for name in ("pooling", "label_as", "attention", "bidirectional", "nonlinearity")}
     meant = {"classify": {"pooling", "bidirectional"}, "conditional": {"label_as"}, "seq2seq": {"attention", "bidirectional"}}

@@ -93,17 +93,11 @@ def classify(
     """
     model = loading.load(run, checkpoints, ("classify",))
     asked = ReadingConfig(**{**as_trained(model), **options.asked(values, ReadingConfig)})
-    tally = Tally()
-    if model.config.input == "rows":
-        batches, alone = _numbers(model, texts), False
-    else:
-        from charrnn.cli import asked_texts
-
-        readers = asked_texts.prepare(texts, literal, asked, values["label_column"] is not None)
-        batches = _batches(model, readers, tally)
-        alone = len(texts) == 1 and (literal or (texts[0] != "-" and not reading.is_file(texts[0])))
+    tally, rows = Tally(), model.config.input == "rows"
+    alone = not rows and len(texts) == 1 and (literal or (texts[0] != "-" and not reading.is_file(texts[0])))
     told = _tell_json if as_json else _tell_alone if alone else _tell
     number = top or (len(model.labels) if as_json else 1)
+    batches = _numbers(model, texts) if rows else _texts(model, texts, literal, asked, values, tally)
     with console.Output() as out:
         for cases, odds in _answered(model, batches, values, tally):
             for case, probabilities in zip(cases, odds, strict=True):
@@ -134,6 +128,15 @@ def _answered(
             tally.right += case.label == model.labels[best]
         tally.cases += len(cases)
         yield cases, odds
+
+
+def _texts(
+    model: Model, arguments: Sequence[str], literal: bool, asked: ReadingConfig, values: Mapping[str, Any], tally: Tally
+) -> Iterator[list[Case]]:  # fmt: skip
+    """Batches of the texts that arguments name; files are found now and read later."""
+    from charrnn.cli import asked_texts
+
+    return _batches(model, asked_texts.prepare(arguments, literal, asked, values["label_column"] is not None), tally)
 
 
 def _batches(model: Model, readers: Sequence[Callable[[], Found]], tally: Tally) -> Iterator[list[Case]]:
@@ -220,7 +223,7 @@ def _sum_up(tally: Tally) -> None:
         console.note(f"none of the {tally.labelled:,} labels in the file is one of the model's")
     elif tally.labelled:
         strange = tally.labelled - tally.known
-        others = f" ({strange:,} have a label that the model does not know)" if strange else ""
+        others = f" ({strange:,} of them unknown to the model)" if strange else ""
         console.say(f"accuracy {tally.right / tally.labelled:.2%} of {tally.labelled:,} with a label{others}")
 
 

@@ -139,9 +139,10 @@ def _lines(figures: dict[str, float], confusion: Confusion, examples: Examples) 
     what = "texts" if examples.texts else "sequences"
     name = tables.fitted(confusion.names[most], LABEL_WIDTH)
     return (
-        f"accuracy  {figures['accuracy']:.2%} of {len(examples):,} {what}; all taken for {name!r} would be {share:.2%}\n"
-        f"macro F1  {figures['macro_f1']:.4f}\n"
-        f"loss      {figures['loss']:.4f} nats per example\n"
+        f"accuracy   {figures['accuracy']:.2%} of {len(examples):,} {what}\n"
+        f"commonest  {share:.2%} are {name}\n"
+        f"macro F1   {figures['macro_f1']:.4f}\n"
+        f"loss       {figures['loss']:.4f} nats per example\n"
     )
 
 

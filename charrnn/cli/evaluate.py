@@ -45,6 +45,10 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
     Novelty is the share of runs of 20, 40 and 80 characters that stand nowhere in the training text: in 10,000
     characters that the run writes (at the default temperature), and in the text that is scored, for comparison.
 
+    A model of single examples reads files like those it was trained on and is scored by its task: one that tells labels
+    by accuracy, by precision, recall and F1 of each label, and by what it takes for what. --split val are then the
+    examples that its training held out of the same files.
+
         charrnn eval poems corpora/poems.txt --split val
         charrnn eval poems other.txt --json
     """

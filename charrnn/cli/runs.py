@@ -16,10 +16,10 @@ from charrnn.cli import console, loading, options
 if TYPE_CHECKING:
     from charrnn.runs.registry import RunInfo
 
-COLUMNS = ("name", "saved", "tokenizer", "model", "steps", "loss", "bits/char", "size", "result")
-RESULTS = {  # of the tasks that have a better figure than bits per character: its name among the scores, and in words
-    "classify": ("accuracy", "accuracy"),
-    "seq2seq": ("exact_match", "exact match"),
+COLUMNS = ("name", "saved", "tokenizer", "model", "steps", "loss", "bits/char", "size")
+SHARES = {  # of the tasks that have a better figure than bits per character: its name among the scores, and in words
+    "classify": ("accuracy", "right"),
+    "seq2seq": ("exact_match", "exact"),
 }
 
 
@@ -30,8 +30,9 @@ RESULTS = {  # of the tasks that have a better figure than bits per character: i
 def runs(as_json: bool, checkpoints: Path) -> None:
     """List the runs, the one saved last first.
 
-    Off a terminal: one line a run, columns separated by tabs. Models of single texts have a result at the end:
-    the share told right, or answered exactly. A run that cannot be read is listed with the reason.
+    Off a terminal: one line a run, columns separated by tabs. In place of bits per character, models that tell labels
+    have the share told right, and those that answer texts the share answered exactly. A run that cannot be read is
+    listed with the reason.
 
         charrnn runs
         charrnn runs --json | jq .name
@@ -49,8 +50,9 @@ def runs(as_json: bool, checkpoints: Path) -> None:
             for info in found:
                 out.write("\t".join(_one_line(cell) for cell in _cells(info)) + "\n")
     usable = [info for info in found if not info.problem]
-    task = _task(_mapping(usable[0].metadata.get("model"))) if usable else ""
-    console.suggest(f"`charrnn {loading.use(task, usable[0].name)}`" if usable else "`charrnn train FILE`")
+    shape = _mapping(usable[0].metadata.get("model")) if usable else {}
+    use = loading.use(_task(shape), usable[0].name, shape.get("input") == "rows") if usable else "train FILE"
+    console.suggest(f"`charrnn {use}`")
 
 
 def _table(found: list[RunInfo]) -> None:
@@ -58,7 +60,7 @@ def _table(found: list[RunInfo]) -> None:
         console.say("There are no runs here yet.")
         return
     rows = [[_one_line(cell) for cell in _cells(info)] for info in found]
-    console.table(COLUMNS, rows, right=COLUMNS[4:8], alarming=[bool(info.problem) for info in found])
+    console.table(COLUMNS, rows, right=COLUMNS[4:], alarming=[bool(info.problem) for info in found])
 
 
 def _cells(info: RunInfo) -> list[str]:
@@ -68,7 +70,7 @@ def _cells(info: RunInfo) -> list[str]:
     return [
         info.name, _when(info), _units(info.metadata), shape_text(shape),
         _number(scores.get("step")), _figure(scores.get("loss")),
-        _figure(scores.get("bits_per_character")), size_text(info.size), _result(shape, scores),
+        _result(shape, scores), size_text(info.size),
     ]  # fmt: skip
 
 
@@ -99,10 +101,13 @@ def _units(metadata: Mapping[str, Any]) -> str:
 
 
 def _result(shape: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
-    name, words = RESULTS.get(_task(shape), ("", ""))
+    """Bits per character, or what says more of the task."""
+    if _task(shape) not in SHARES:
+        return _figure(scores.get("bits_per_character"))
+    name, words = SHARES[_task(shape)]
     share = scores.get(name)
     known = isinstance(share, float | int) and not isinstance(share, bool) and 0 <= share <= 1
-    return f"{words} {share:.1%}" if known else ""
+    return f"{share:.1%} {words}" if known else ""
 
 
 def size_text(size: int) -> str:
