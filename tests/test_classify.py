@@ -147,6 +147,13 @@ def test_batches_change_nothing(tell: Run, monkeypatch: pytest.MonkeyPatch) -> N
         assert json.loads(line)["probabilities"] == pytest.approx(chances(text), abs=1e-5)
 
 
+def test_of_a_text_without_end_the_beginning_is_read(tell: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charrnn.cli.classify.LONGEST", 4)
+    done = tell("classify", "tell", "abab" + "c" * 90, "--json")
+    assert json.loads(done.out)["probabilities"] == pytest.approx(chances("abab"), abs=1e-6)
+    assert "only the first 4 tokens" in done.err
+
+
 def test_characters_never_seen_are_named_once(tell: Run) -> None:
     done = tell("classify", "tell", "a☃a", "☃")
     assert done.err.count("☃") == 1

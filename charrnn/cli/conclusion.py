@@ -106,4 +106,7 @@ def _can_chat(model: Model) -> bool:
     from charrnn.cli import chat
     from charrnn.decoding.turns import STANDARD
 
-    return chat.can_chat(model, STANDARD)
+    try:
+        return chat.can_chat(model, STANDARD)
+    except CharrnnError:  # no reason to end badly: the run is done
+        return False
