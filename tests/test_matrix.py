@@ -49,6 +49,7 @@ WORKING: dict[tuple[str, ...], bool] = {
     ("runs",): True,
     ("runs", "--json"): True,
     ("inspect", "toy"): True,
+    ("inspect", "tell"): True,
     ("inspect", "toy", "--weights"): True,
     ("inspect", "toy", "--weights", "--json"): True,
     ("inspect", "toy", "--dump", "-"): True,
@@ -62,10 +63,21 @@ TORCH = {  # these load it, so they run once, and all of them only in the soak
     TRAINING: False,
     ("train", "--resume", "nobody"): False,
     ("eval", "toy", "text.txt", "--threads", "1"): True,
+    ("eval", "tell", "rows.tsv", "--threads", "1"): True,
+    ("classify", "tell", "a b", "--threads", "1"): True,
+    ("classify", "tell", "rows.tsv", "-", "--threads", "1", "--top", "2"): True,
+    ("classify", "tell", "-", "--threads", "1", "--json"): True,
     ("bench", "sample", "--shape", "1x8", "--rounds", "1"): True,
 }
 CODES = {("train", "--resume", "nobody"): 65}
-WRONG_LINES = [["bogus"], ["sample", "nobody"], ["train"], ["sample", "--temp", "hot"], ["bench", "x"]]
+WRONG_LINES = [
+    ["bogus"],
+    ["sample", "nobody"],
+    ["train"],
+    ["sample", "--temp", "hot"],
+    ["bench", "x"],
+    ["classify", "toy", "a b"],
+]
 COLOUR = re.compile(rb"\x1b\[[\d;]*[1-9][\d;]*m")
 
 
@@ -88,16 +100,18 @@ FEW = [line for line in WORKING if not {"--num", "--json", "-"} & set(line) and 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text and two runs, in a folder of its own."""
+    """A folder with a text, rows and three runs, in a folder of its own."""
     folder = tmp_path_factory.mktemp("outside") / "inside"
-    talker, units = toy.talker(), toy.tokenizer()
-    for name, shape, weights, tokenizer in (("toy", toy.config(units), toy.weights(units), units), ("talk", *talker)):
-        about = {"name": name, "start": tokenizer.encode("\n").tolist(), "provenance": {}}
+    units = toy.tokenizer()
+    own = ("toy", toy.config(units), toy.weights(units), units, ())
+    for name, shape, weights, tokenizer, labels in (own, ("talk", *toy.talker(), ()), ("tell", *toy.teller())):
+        about = {"name": name, "start": tokenizer.encode("\n").tolist(), "provenance": {}, "labels": labels}
         (folder / "checkpoints" / name).mkdir(parents=True)
         models.save(folder / "checkpoints" / name / models.MODEL_FILE, shape, tokenizer, weights, about)
     log = [{"event": "step", "step": step, "loss": 4 / step, "accuracy": 0.1, "gradient_norm": 1.0} for step in range(1, 9)]
     (folder / "checkpoints" / "toy" / METRICS_FILE).write_text("\n".join(map(json.dumps, log)), encoding="utf-8")
     (folder / "text.txt").write_text((toy.TALE + "\n") * 3, encoding="utf-8")
+    (folder / "rows.tsv").write_text("alpha\taa b\nbeta\tb\n", encoding="utf-8")
     return folder
 
 
@@ -249,7 +263,13 @@ def numeric(option: click.Parameter) -> bool:
 NUMERIC = [(path, option) for path, found in leaves() for option in found.params if numeric(option)]
 LASTING = [(options.LengthType, value) for value in ("inf", "Infinity")]  # documented as values
 FILES = {path: found for path, found in leaves() if "config" in [one.name for one in found.params]}
-NEEDED = {("train",): ["a"], ("eval",): ["nobody", "a"], ("score",): ["nobody", "a"], ("bench", "train"): ["a"]}
+NEEDED = {
+    ("train",): ["a"],
+    ("eval",): ["nobody", "a"],
+    ("score",): ["nobody", "a"],
+    ("classify",): ["nobody", "a"],
+    ("bench", "train"): ["a"],
+}
 
 
 @pytest.fixture
@@ -334,8 +354,9 @@ HOSTILE_NAMES = (
 )  # fmt: skip
 NAMING = (
     ("sample", "--", "?"), ("repl", "--", "?"), ("chat", "--", "?"), ("eval", "--", "?", "text.txt"),
-    ("score", "--", "?", "boat"), ("inspect", "--", "?"), ("plot", "--", "?"), ("sample", "?"), ("train", "text.txt", "--name=?"),
-    ("train", "text.txt", "--name", "?"), ("train", "--resume=?"), ("train", "--resume", "?"),
+    ("score", "--", "?", "boat"), ("inspect", "--", "?"), ("plot", "--", "?"), ("classify", "--", "?", "boat"),
+    ("sample", "?"), ("train", "text.txt", "--name=?"), ("train", "text.txt", "--name", "?"),
+    ("train", "--resume=?"), ("train", "--resume", "?"),
 )  # fmt: skip
 
 

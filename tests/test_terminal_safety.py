@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import toy
 from hypothesis import HealthCheck, assume, given, settings
@@ -24,7 +25,9 @@ from terminal import TAB, Terminal
 from test_console import acts_on_a_terminal
 from test_panel import started
 
-from charrnn.cli import bench, console, heat, loading, main, prompt, sample, sessions, train
+from charrnn.cli import bench, confusion, console, heat, loading, main, prompt, sample, sessions
+from charrnn.cli import classify as tellers
+from charrnn.cli import conclusion as finale
 from charrnn.cli.helper import SessionHelper
 from charrnn.cli.panel import Panel
 from charrnn.cli.progress import Lines
@@ -108,8 +111,8 @@ def lines(text: str) -> None:
 def conclusion(text: str) -> None:
     folder = Path("checkpoints") / text.replace("/", "").replace("\0", "")
     done = Finished(5, "done", 5, 1.0, 1.0, 1.0, folder, text)
-    train._conclude(started(name=text, command=text), done, Path(text.replace("\0", "")))
-    train._conclude(started(name=text), replace(done, reason="interrupted"), folder)
+    finale.tell(started(name=text, command=text), done, Path(text.replace("\0", "")))
+    finale.tell(started(name=text), replace(done, reason="interrupted"), folder)
 
 
 def said(text: str) -> list[events.Output]:
@@ -163,7 +166,9 @@ def model_of(text: str) -> models.Model:
 
 def shown_model(text: str) -> None:
     """`inspect`, its JSON, the greeting and the card of /show, and `runs`, of a model that somebody sent."""
-    run = registry.RunInfo(text, Path("x"), None, 5, {"tokenizer": text, "model": {"cell": text, "layers": text}}, "", 1.0)
+    run = registry.RunInfo(
+        text, Path("x"), None, 5, {"tokenizer": text, "model": {"cell": text, "layers": text, "task": text}}, "", 1.0
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "load", lambda *given: model_of(text))
         patch.setattr(registry, "listing", lambda root: [run, replace(run, problem=text)])
@@ -177,6 +182,19 @@ def shown_model(text: str) -> None:
     with console.Output() as out:
         Screen(out, in_colour=True, repeat_lines=True).show([events.Listing(screen_of_card)])
     sample._tell_unknown(model_of(text), text)
+
+
+def told_labels(text: str) -> None:
+    """`classify`, and the tables of `eval` and `train`, of a model whose labels somebody else has named."""
+    names = (text, text + "2")
+    model = SimpleNamespace(labels=names)
+    with console.Output() as out:
+        for tell in (tellers._tell, tellers._tell_alone, tellers._tell_json):
+            tell(out, tellers.Case(text, np.zeros(1), text), [(text, 0.5), (names[1], 0.25)], model)  # type: ignore[arg-type]
+    found = confusion.Confusion.of(names, np.array([0, 1, 1]), np.array([0, 0, 1]))
+    for stream in (sys.stdout, sys.stderr):
+        assert confusion.shown(found, stream) == ""
+    console.say(confusion.tables.plain(confusion.label_table(found)))
 
 
 def argument(text: str) -> str:
@@ -217,8 +235,8 @@ def settings_file(text: str) -> None:
 
 
 PLACES = (
-    messages, output, table, panel, lines, conclusion, screen, plain_screen, coloured, editor, bench_tables, shown_model, usage,
-    environment, settings_file,
+    messages, output, table, panel, lines, conclusion, screen, plain_screen, coloured, editor, bench_tables, shown_model,
+    told_labels, usage, environment, settings_file,
 )  # fmt: skip
 
 

@@ -141,6 +141,19 @@ def talker() -> tuple[ModelConfig, dict[str, NDArray[np.float32]], Tokenizer]:
     return shape, made, units
 
 
+def teller() -> tuple[ModelConfig, dict[str, NDArray[np.float32]], Tokenizer, tuple[str, ...]]:
+    """A classifier by the book: its odds are 10 times the share of a, b and c among the letters, for three labels."""
+    units = tokenizer()
+    shape = ModelConfig(
+        task="classify", cell="rnn", nonlinearity="relu", embedding="onehot", vocab_size=units.vocab_size,
+        hidden_size=units.vocab_size, bidirectional=False, classes=3,
+    )  # fmt: skip
+    made = {name: np.zeros(size, np.float32) for name, size in weight_shapes(shape).items()}
+    np.fill_diagonal(made["layers.0.weight_ih"], 1)
+    made["output.weight"][range(3), units.encode("abc")] = 10
+    return shape, made, units, ("alpha", "beta", "gamma")
+
+
 def found(finder: Any, text: str, cuts: Sequence[int]) -> tuple[str, bool]:
     """What a finder of stops lets through of `text` when it comes in pieces, cut anywhere, and whether it found one."""
     shown, stopped = "", False

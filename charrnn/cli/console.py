@@ -91,17 +91,20 @@ def rich_console(stream: TextIO) -> Console:
     )
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str], alarming: Sequence[bool]) -> None:
-    """Print a table on stdout; columns named in `right` are set flush right, rows marked `alarming` in red."""
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str], alarming: Sequence[bool] = (),
+    stream: TextIO | None = None,
+) -> None:  # fmt: skip
+    """Print a table on stdout or `stream`; columns named in `right` are set flush right, rows marked `alarming` in red."""
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        grid.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row, alarm in zip(rows, alarming, strict=True):
+        grid.add_column(Text(visible(column)), justify="right" if column in right else "left", overflow="fold")
+    for row, alarm in zip(rows, alarming or [False] * len(rows), strict=True):
         grid.add_row(*(Text(visible(cell), style="red" if alarm else "") for cell in row))
-    rich_console(sys.stdout).print(grid)
+    rich_console(stream or sys.stdout).print(grid)
 
 
 def error(message: str, hint: str = "") -> None:

@@ -45,16 +45,21 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
     Novelty is the share of runs of 20, 40 and 80 characters that stand nowhere in the training text: in 10,000
     characters that the run writes (at the default temperature), and in the text that is scored, for comparison.
 
+    A model of single examples reads files like those it was trained on and is scored by its task: one that tells labels
+    by accuracy, by precision, recall and F1 of each label, and by what it takes for what. --split val are then the
+    examples that its training held out of the same files.
+
         charrnn eval poems corpora/poems.txt --split val
         charrnn eval poems other.txt --json
     """
     model = loading.load(run, checkpoints, ())
-    asked = {**_as_trained(model), **options.asked(values, ReadingConfig)}
+    asked = {**as_trained(model), **options.asked(values, ReadingConfig)}
     if model.config.task != "language":
         from charrnn.cli import evaluate_examples
 
         with console.Output() as out:
             out.write(evaluate_examples.run(model, files, ReadingConfig(**asked), split, as_json, values))
+        loading.suggest_use(model, run)
         return
     documents = reading.documents(files, asked)
     if split == "val":
@@ -70,10 +75,10 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
             out.write(json.dumps(_record(model, split, report, shares), ensure_ascii=False) + "\n")
         else:
             out.write(_lines(model, report) + _novelty_lines(shares))
-    console.suggest(f"`charrnn sample {run}`")
+    loading.suggest_use(model, run)
 
 
-def _as_trained(model: Model) -> dict[str, Any]:
+def as_trained(model: Model) -> dict[str, Any]:
     """How the run read its text: --field, --column and the like need not be said again."""
     settings = model.provenance.get("settings")
     known = {item.name: type(item.default) for item in fields(ReadingConfig)}

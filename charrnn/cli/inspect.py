@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import rich_click
 
 from charrnn.cli import console, loading, options, weights
 from charrnn.cli.runs import shape_text
+from charrnn.config import ModelConfig
 from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def inspect(run: str | None, named: bool, dump: str | None, as_json: bool, check
         weights.show(model, as_json)
     else:
         _show(model, as_json)
-    console.suggest(f"`charrnn sample {console.quoted(run or model.name)}`")
+    loading.suggest_use(model, run)
 
 
 def _show(model: Model, as_json: bool) -> None:
@@ -78,6 +79,7 @@ def _record(model: Model) -> dict[str, Any]:
             "digest": model.tokenizer.digest(),
             "alphabet": _alphabet(model),
         },
+        "labels": list(model.labels),
         "start": list(model.start),
         "provenance": model.provenance,
         "tensors": tensors,
@@ -88,15 +90,56 @@ def _card(model: Model) -> Iterator[str]:
     yield model.name
     yield from _section("file", {"path": console.shown_path(model.path), "digest": model.digest})
     shape = {"kind": shape_text(asdict(model.config)), "parameters": f"{_parameters(model):,}"}
-    yield from _section("model", shape | asdict(model.config))
+    yield from _section("model", shape | meaningful(model.config))
+    if model.labels:
+        yield from _section("labels", {"number": f"{len(model.labels):,}", "names": _shown_labels(model.labels)})
+    if model.config.input == "tokens":
+        yield from _section("tokenizer", _tokenizer(model))
+    yield from _section("provenance", _without_tables(model.provenance))
+    described = {name: f"{array.dtype} {_times(array.shape)}" for name, array in sorted(model.weights.items())}
+    yield from _section("tensors", described)
+
+
+def meaningful(config: ModelConfig) -> dict[str, Any]:
+    """The fields of a model's shape that mean something for its task, cell and input."""
+    task, rows = config.task, config.input == "rows"
+    without = {
+        "nonlinearity": config.cell != "rnn",
+        "vocab_size": rows,
+        "embedding": rows,
+        "embedding_size": config.embedding == "onehot" and not rows,
+        "tie_weights": task == "classify",
+        "input": task != "classify",
+        "bidirectional": task not in ("classify", "seq2seq"),
+        "pooling": task != "classify",
+        "label_as": task != "conditional",
+        "context": task != "seq2seq",
+        "attention": task != "seq2seq" or config.context != "attention",
+        "classes": task not in ("classify", "conditional"),
+        **dict.fromkeys(("features", "input_mean", "input_deviation"), not rows),
+    }
+    return {name: value for name, value in asdict(config).items() if not without.get(name)}
+
+
+def _without_tables(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance for a card: a confusion table is `charrnn eval`'s to show."""
+    scores = provenance.get("scores")
+    if not isinstance(scores, dict):
+        return dict(provenance)
+    return {**provenance, "scores": {name: value for name, value in scores.items() if name != "confusion"}}
+
+
+def _shown_labels(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[: WIDTH // 2])
+    return shown if len(labels) <= WIDTH // 2 and len(shown) <= WIDTH else shown[:WIDTH] + " ..."
+
+
+def _tokenizer(model: Model) -> dict[str, str]:
     tokenizer = {"kind": model.tokenizer.kind, "tokens": f"{model.tokenizer.vocab_size:,} (4 of them reserved)"}
     alphabet = _alphabet(model)
     if alphabet is not None:
         tokenizer["alphabet"] = f"{len(alphabet):,} characters: {_shown_alphabet(alphabet)}"
-    yield from _section("tokenizer", tokenizer)
-    yield from _section("provenance", model.provenance)
-    described = {name: f"{array.dtype} {_times(array.shape)}" for name, array in sorted(model.weights.items())}
-    yield from _section("tensors", described)
+    return tokenizer
 
 
 def _section(title: str, values: Mapping[str, Any]) -> Iterator[str]:

@@ -29,6 +29,19 @@ def load(run: str | None, root: Path, tasks: Collection[str] = ("language", "con
     return model
 
 
+def suggest_use(model: Model, run: str | None) -> None:
+    """Suggest the command for what a model does; RUN as it was typed."""
+    console.suggest(f"`charrnn {use(model.config.task, run or model.name, model.config.input == 'rows')}`")
+
+
+def use(task: str, run: str, rows: bool = False) -> str:
+    """What to type to use a model of a task, or of `rows` of numbers: sample NAME, classify NAME TEXT ..."""
+    from charrnn.runs.model import DOES
+
+    command = DOES.get(task, DOES["language"])[1]
+    return (command.replace("TEXT", "FILE") if rows else command).format(console.quoted(run))
+
+
 def engine(model: Model, narrow: bool = False, label: int = 0) -> Engine:
     """The engine of a model that writes (by the label of that number), rounded to eight bits where wanted and possible."""
     from charrnn.decoding import engine as engines

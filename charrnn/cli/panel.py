@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from charrnn.cli import console as terminal
-from charrnn.cli.progress import duration, headline, sample_lines, short_number
+from charrnn.cli.progress import duration, headline, measured, sample_lines, short_number
 from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Started, Step
 
 REFRESH_SECONDS = 1 / 8
@@ -165,13 +165,22 @@ class Panel:
         return [
             ("train loss", f"{step.loss:.4f}" if step else "--"),
             (f"{where} loss", f"{evaluated.loss:.4f}{star}" if evaluated else "--"),
-            ("bits/char", f"{evaluated.bits_per_character:.4f}" if evaluated else "--"),
+            *self._measures(),
             ("accuracy", f"{(evaluated or step).accuracy:.1%}" if evaluated or step else "--"),  # type: ignore[union-attr]
             ("learning rate", f"{step.learning_rate:.2e}" if step else "--"),
             ("gradient norm", f"{step.gradient_norm:.3f}" if step else "--"),
             ("tokens/s", short_number(step.tokens_per_second) if step else "--"),
             ("memory", f"{short_number(step.memory_bytes)}B" if step else "--"),
         ]
+
+    def _measures(self) -> list[Figure]:
+        """Bits per character, where text is predicted, and what else the task measures."""
+        evaluated, task = self._evaluated, self._started.settings.get("task") if self._started else None
+        if evaluated is None:
+            return [] if task == "classify" else [("bits/char", "--")]
+        bits = evaluated.bits_per_character
+        found = [("bits/char", f"{bits:.4f}")] if math.isfinite(bits) else []
+        return found + [measured(name, value) for name, value in evaluated.measures.items() if math.isfinite(value)]
 
     def _sample(self) -> list[RenderableType]:
         if self._sampled is None:

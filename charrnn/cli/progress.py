@@ -13,6 +13,11 @@ from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, 
 
 LINE_SECONDS = 5.0  # between two lines about steps
 SAMPLE_LINES = 8
+MEASURES = {  # in words, where the name alone would not do
+    "macro_f1": "macro F1",
+    "bits_per_character_wrong_label": "wrong-label bits",
+    "character_error_rate": "character errors",
+}
 
 
 class Listener(Protocol):
@@ -119,17 +124,18 @@ def evaluation_line(event: Evaluated) -> str:
     """One line on an evaluation."""
     best = "  (best so far)" if event.best else ""
     bits = "" if math.isnan(event.bits_per_character) else f"{event.bits_per_character:.4f} bits/char  "
-    more = "".join(f"  {measured(name, value)}" for name, value in event.measures.items())
+    measures = (measured(name, value) for name, value in event.measures.items() if math.isfinite(value))
+    more = "".join(f"  {name} {value}" for name, value in measures)
     return (
         f"step {event.step:,}  {event.on} loss {event.loss:.4f}  {bits}perplexity {event.perplexity:.2f}  "
         f"accuracy {event.accuracy:.1%}{more}{best}"
     )
 
 
-def measured(name: str, value: float) -> str:
-    """What a task measures beside its loss, in words: a share in per cent, or bits."""
-    shown = f"{value:.4f}" if "bits" in name else f"{value:.1%}"
-    return f"{name.replace('_', ' ')} {shown}"
+def measured(name: str, value: float) -> tuple[str, str]:
+    """What a task measures beside its loss, in words, and how much: a share in per cent, or a number."""
+    shown = f"{value:.4f}" if "bits" in name or "f1" in name else f"{value:.1%}"
+    return MEASURES.get(name, name.replace("_", " ")), shown
 
 
 def sample_lines(text: str, most: int = SAMPLE_LINES) -> list[str]:

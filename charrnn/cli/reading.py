@@ -14,19 +14,50 @@ from charrnn.errors import CorpusError, UsageError
 def prompt(value: str) -> str:
     """The prompt that TEXT, @FILE or - means; @@ begins a text with @. One line end at the end of a file is dropped."""
     if value.startswith("@@"):
-        return _literal(value[1:], "--prompt")
+        return literal(value[1:], "--prompt")
     if value == "-" or value.startswith("@"):
         return _file(value.removeprefix("@") if value != "-" else value).removesuffix("\n")
-    return _literal(value, "--prompt")
+    return literal(value, "--prompt")
 
 
 def text_or_file(value: str) -> str:
     """The text of TEXT|FILE|-: a file if there is one of that name, else the words themselves."""
-    if value == "-" or _is_file(value):
+    if value == "-" or is_file(value):
         return _file(value)
+    return words(value)
+
+
+def words(value: str) -> str:
+    """An argument that names no file, as text; a note, if it looks like the name of one. Raises UsageError."""
     if "." in value.strip(".") and not any(map(str.isspace, value)):
         console.note(f"there is no file {value[:100]!r}: these are the words themselves")
-    return _literal(value, "the text")
+    return literal(value, "the text")
+
+
+def is_file(value: str) -> bool:
+    """Whether there is something of that name that can be read as a file is."""
+    try:
+        return os.path.exists(value) and not os.path.isdir(value)
+    except ValueError:  # a NUL in the name
+        return False
+
+
+def literal(value: str, name: str) -> str:
+    """An argument as text; the shell may have handed over bytes that are not UTF-8, which no model has learnt."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} is not valid UTF-8.", "Type it again, or put it into a file.") from None
+    return value
+
+
+def tell_unknown(characters: Sequence[str]) -> None:
+    """Name characters that a model cannot read; it goes on with <unk> in their place."""
+    if not characters:
+        return
+    named = ", ".join(f"'{console.visible(character)}' (U+{ord(character):04X})" for character in characters[:8])
+    more = f" and {len(characters) - 8} more" if len(characters) > 8 else ""
+    console.note(f"the model has never seen {named}{more}: read as <unk>")
 
 
 def documents(files: Sequence[str], asked: Mapping[str, Any]) -> list[str]:
@@ -37,20 +68,11 @@ def documents(files: Sequence[str], asked: Mapping[str, Any]) -> list[str]:
     return corpus.documents(files, ReadingConfig(**asked))
 
 
-def _literal(value: str, name: str) -> str:
-    """An argument as text; the shell may have handed over bytes that are not UTF-8, which no model has learnt."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UsageError(f"{name} is not valid UTF-8.", "Type it again, or put it into a file.") from None
-    return value
-
-
 def _file(name: str) -> str:
     """A file's text (or stdin's, for -), by the rules for a corpus: a byte order mark wins, CRLF becomes LF."""
     from charrnn.text import corpus
 
-    if name != "-" and not _is_file(name):  # a corpus may be a folder or a pattern, this may not
+    if name != "-" and not is_file(name):  # a corpus may be a folder or a pattern, this may not
         raise CorpusError(f"there is no file {name!r}.", "Check the path; a text that begins with @ is written @@.")
     _invite([name])
     return corpus.read_text([name], ReadingConfig())
@@ -59,10 +81,3 @@ def _file(name: str) -> str:
 def _invite(names: Sequence[str]) -> None:
     if "-" in names and console.typing():
         console.note("reading from the terminal; end with Ctrl-D on an empty line")
-
-
-def _is_file(value: str) -> bool:
-    try:
-        return os.path.exists(value) and not os.path.isdir(value)
-    except ValueError:  # a NUL in the name
-        return False

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, options
+from charrnn.cli import console, loading, options
 
 if TYPE_CHECKING:
     from charrnn.runs.registry import RunInfo
 
 COLUMNS = ("name", "saved", "tokenizer", "model", "steps", "loss", "bits/char", "size")
+SHARES = {  # of the tasks that have a better figure than bits per character: its name among the scores, and in words
+    "classify": ("accuracy", "right"),
+    "seq2seq": ("exact_match", "exact"),
+}
 
 
 @rich_click.command()
@@ -26,7 +30,9 @@ COLUMNS = ("name", "saved", "tokenizer", "model", "steps", "loss", "bits/char", 
 def runs(as_json: bool, checkpoints: Path) -> None:
     """List the runs, the one saved last first.
 
-    Off a terminal: one line a run, columns separated by tabs. A run that cannot be read is listed with the reason.
+    Off a terminal: one line a run, columns separated by tabs. In place of bits per character, models that tell labels
+    have the share told right, and those that answer texts the share answered exactly. A run that cannot be read is
+    listed with the reason.
 
         charrnn runs
         charrnn runs --json | jq .name
@@ -43,8 +49,10 @@ def runs(as_json: bool, checkpoints: Path) -> None:
         else:
             for info in found:
                 out.write("\t".join(_one_line(cell) for cell in _cells(info)) + "\n")
-    usable = [info.name for info in found if not info.problem]
-    console.suggest(f"`charrnn sample {usable[0]}`" if usable else "`charrnn train FILE`")
+    usable = [info for info in found if not info.problem]
+    shape = _mapping(usable[0].metadata.get("model")) if usable else {}
+    use = loading.use(_task(shape), usable[0].name, shape.get("input") == "rows") if usable else "train FILE"
+    console.suggest(f"`charrnn {use}`")
 
 
 def _table(found: list[RunInfo]) -> None:
@@ -57,12 +65,12 @@ def _table(found: list[RunInfo]) -> None:
 
 def _cells(info: RunInfo) -> list[str]:
     if info.problem:
-        return [info.name, "damaged", info.problem, "", "", "", "", ""]
+        return [info.name, "damaged", info.problem, *[""] * (len(COLUMNS) - 3)]
     shape, scores = _mapping(info.metadata.get("model")), scores_of(info.metadata)
     return [
-        info.name, _when(info), str(info.metadata.get("tokenizer", "")), shape_text(shape),
+        info.name, _when(info), _units(info.metadata), shape_text(shape),
         _number(scores.get("step")), _figure(scores.get("loss")),
-        _figure(scores.get("bits_per_character")), size_text(info.size),
+        _result(shape, scores), size_text(info.size),
     ]  # fmt: skip
 
 
@@ -77,8 +85,29 @@ def scores_of(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def shape_text(shape: Mapping[str, Any]) -> str:
-    """The network in a few signs: lstm 2x512."""
-    return f"{shape.get('cell', '?')} {shape.get('layers', '?')}x{shape.get('hidden_size', '?')}"
+    """The network in a few signs: lstm 2x512, or classify gru 1x64 where the task is not to write on."""
+    task = _task(shape)
+    network = f"{shape.get('cell', '?')} {shape.get('layers', '?')}x{shape.get('hidden_size', '?')}"
+    return network if task == "language" else f"{task} {network}"
+
+
+def _task(shape: Mapping[str, Any]) -> str:
+    return str(shape.get("task", "language"))
+
+
+def _units(metadata: Mapping[str, Any]) -> str:
+    rows = _mapping(metadata.get("model")).get("input") == "rows"
+    return "rows" if rows else str(metadata.get("tokenizer", ""))
+
+
+def _result(shape: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+    """Bits per character, or what says more of the task."""
+    if _task(shape) not in SHARES:
+        return _figure(scores.get("bits_per_character"))
+    name, words = SHARES[_task(shape)]
+    share = scores.get(name)
+    known = isinstance(share, float | int) and not isinstance(share, bool) and 0 <= share <= 1
+    return f"{share:.1%} {words}" if known else ""
 
 
 def size_text(size: int) -> str:

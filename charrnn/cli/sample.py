@@ -180,9 +180,4 @@ def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, lasting: bool, see
 
 def _tell_unknown(model: Model, prompt: str) -> None:
     """Name the characters of the prompt that the model cannot read; it goes on with <unk> in their place."""
-    unknown = model.tokenizer.unknown(prompt)
-    if not unknown:
-        return
-    named = ", ".join(f"'{console.visible(character)}' (U+{ord(character):04X})" for character in unknown[:8])
-    more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-    console.note(f"the model has never seen {named}{more}: read as <unk>")
+    reading.tell_unknown(model.tokenizer.unknown(prompt))

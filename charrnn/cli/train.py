@@ -14,10 +14,10 @@ import click
 import rich_click
 from click.core import ParameterSource
 
-from charrnn.cli import console, main, options
-from charrnn.cli.progress import Lines, Listener, Undisturbed, duration
+from charrnn.cli import conclusion, console, main, options
+from charrnn.cli.progress import Lines, Listener, Undisturbed
 from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
-from charrnn.errors import CharrnnError, UsageError
+from charrnn.errors import UsageError
 from charrnn.training.events import Event, Finished, Started
 
 BOUNDS = ("minutes", "epochs", "steps")
@@ -75,7 +75,7 @@ def train(
             console.note("preparing ...")
         events = _events(corpus, name, resume, checkpoints, asked, bound, stop)
         started, finished = _follow(events, listener, stop)
-    _conclude(started, finished, checkpoints)
+    conclusion.tell(started, finished, checkpoints)
     if finished.reason == "interrupted":
         context.exit(128 + stop.number)
 
@@ -183,33 +183,3 @@ def _follow(events: Generator[Event, None, None], listener: Listener, stop: Stop
     assert started is not None
     assert finished is not None
     return started, finished
-
-
-def _conclude(started: Started, finished: Finished, root: Path) -> None:
-    elsewhere = "" if str(root) == "checkpoints" else f" --checkpoints {console.quoted(str(root))}"
-    name = console.quoted(started.name)
-    if finished.reason == "interrupted":
-        console.say(f"interrupted at step {finished.step:,}, saved; go on with `charrnn train --resume {name}{elsewhere}`")
-        return
-    why = " (no better for a while)" if finished.reason == "early stop" else ""
-    console.say(
-        f"done after {finished.step:,} steps{why}, {duration(finished.seconds)}: best loss {finished.best_loss:.4f}, "
-        f"{finished.best_bits_per_character:.4f} bits per character, at step {finished.best_step:,}"
-    )
-    console.say(f"saved in {console.shown_path(finished.folder)}")
-    if command := finished.command or started.command:
-        console.say(f"the same again: {command}")
-    console.say(f"write with it: charrnn sample {name}{elsewhere}")
-    if _can_chat(finished.folder):
-        console.say(f"talk with it: charrnn chat {name}{elsewhere}")
-
-
-def _can_chat(folder: Path) -> bool:
-    from charrnn.cli import chat
-    from charrnn.decoding.turns import STANDARD
-    from charrnn.runs import model
-
-    try:
-        return chat.can_chat(model.load(folder), STANDARD)
-    except CharrnnError:  # somebody else's business has removed it, perhaps; the run is done
-        return False

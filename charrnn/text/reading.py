@@ -158,7 +158,7 @@ def _one_newline(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _lines(source: Source, text: Iterable[str]) -> Iterator[str]:
+def lines(source: Source, text: Iterable[str]) -> Iterator[str]:
     """Lines with their LF, and nothing else taken for a line end; bounded in length."""
     held: list[str] = []
     size = 0
@@ -192,7 +192,7 @@ def _json_rows(source: Source, reading: ReadingConfig, text: Iterable[str]) -> I
 
 def json_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, Any]]:
     """The JSON values of .jsonl, with their lines; raises CorpusError."""
-    for number, line in enumerate(_lines(source, text), start=1):
+    for number, line in enumerate(lines(source, text), start=1):
         if not line.strip():
             continue
         where = f"{source.name!r}, line {number:,}"
@@ -245,11 +245,11 @@ class _RowLines:
 def csv_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """The cells of each row of .csv, or of anything else with tabs between them, and the line it ends on; raises CorpusError."""
     csv.field_size_limit(MAX_ROW)  # the module's own, 131,072, is less than a chapter; it can only be set for all
-    lines = _RowLines(source, _lines(source, text))
+    numbered = _RowLines(source, lines(source, text))
     if source.format == "csv":
-        reader = csv.reader(lines, strict=True)
+        reader = csv.reader(numbered, strict=True)
     else:
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        reader = csv.reader(numbered, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
     while True:
         try:
             row = next(reader, None)
@@ -258,7 +258,7 @@ def csv_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, list[st
             raise CorpusError(f"{where} is no proper .{source.format}: {error}.", "Mend that line, or take it out.") from error
         if row is None:
             return
-        lines.begin_row()
+        numbered.begin_row()
         if row:
             yield reader.line_num, row
 

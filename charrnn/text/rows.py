@@ -67,14 +67,15 @@ def _rows(source: Source, reading: ReadingConfig, columns: Columns) -> Iterator[
     cells = _objects(source, text, columns) if source.format == "jsonl" else _table(source, text, columns)
     for line, pair in cells:
         where = f"{source.name!r}, line {line:,}"
-        first, second = (reading_room.cell(_unescaped(part) if plain else part, reading, where) for part in pair)
+        first, second = (reading_room.cell(unescaped(part) if plain else part, reading, where) for part in pair)
         for name, part in zip(columns.names, (first, second), strict=True):
             if not part.strip():
                 raise CorpusError(f"{where} has an empty {name}; expected {columns.shown()}.", MEND)
         yield Row(first, second, where)
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
+    """What one cell of .tsv means."""
     return re.sub(r"\\[nt\\]", lambda found: ESCAPES[found[0]], text) if "\\" in text else text
 
 
@@ -88,11 +89,12 @@ def escaped(text: str) -> str:
 def _objects(source: Source, text: Iterable[str], columns: Columns) -> Iterator[tuple[int, tuple[str, str]]]:
     names = [asked or name for name, asked in zip(columns.names, columns.asked, strict=True)]
     for line, value in reading_room.json_rows(source, text):
-        first, second = (_field(value, name, f"{source.name!r}, line {line:,}") for name in names)
+        first, second = (field(value, name, f"{source.name!r}, line {line:,}") for name in names)
         yield line, (first, second)
 
 
-def _field(value: Any, name: str, where: str) -> str:
+def field(value: Any, name: str, where: str) -> str:
+    """The text (or whole number) in a field of a row of .jsonl; raises CorpusError."""
     found = value.get(name) if isinstance(value, dict) else None
     if isinstance(found, int) and not isinstance(found, bool) and abs(found) < 2**63:  # a label, as a rule
         return str(found)
@@ -118,14 +120,14 @@ def _table(source: Source, text: Iterable[str], columns: Columns) -> Iterator[tu
 def _places(source: Source, first: list[str], columns: Columns) -> tuple[tuple[int, int], bool]:
     """Which columns they are, from 0, and whether the first row is a header."""
     header = [cell.strip().lower() for cell in first]
-    named = [asked for asked in columns.asked if asked and not _is_number(asked)]
+    named = [asked for asked in columns.asked if asked and not is_number(asked)]
     if not named and not any(columns.asked) and set(columns.names) <= set(header):
         return (header.index(columns.names[0]), header.index(columns.names[1])), True
     places = []
     for position, (name, asked) in enumerate(zip(columns.names, columns.asked, strict=True)):
         if not asked:
             places.append(header.index(name) if named and name in header else position)
-        elif _is_number(asked):
+        elif is_number(asked):
             places.append(int(asked) - 1)
         else:
             places.append(_named(source, first, name, asked))
@@ -143,7 +145,8 @@ def _named(source: Source, first: list[str], name: str, asked: str) -> int:
     raise CorpusError(f"{source.name!r} has no column {asked!r}; its first row is {found}.", f"Give another --{name}-column.")
 
 
-def _is_number(asked: str) -> bool:
+def is_number(asked: str) -> bool:
+    """Whether a column was asked for by its number."""
     return asked.isascii() and asked.isdigit() and len(asked) < 10
 
 

@@ -24,6 +24,7 @@ from charrnn.training.padding import Batches, Padded, by_length, some
 
 SHOWN = 4  # examples of a glance
 SHOWN_CHARACTERS = 60
+MOST_SAVED = 100  # labels of a confusion table that travels with the model: a header may hold only so many values
 
 
 def build(model: ModelConfig, training: TrainingConfig) -> Classifier:
@@ -114,7 +115,9 @@ def report(odds: NDArray[np.float64], labels: Ints) -> Report:
     confusion = np.zeros((classes, classes), np.int64)  # truth, guess
     np.add.at(confusion, (labels, best), 1)
     nats = -float(odds[np.arange(len(labels)), labels].sum())
-    measures: dict[str, Any] = {"macro_f1": macro_f1(confusion), "confusion": confusion.tolist()}
+    measures: dict[str, Any] = {"macro_f1": macro_f1(confusion)}
+    if classes <= MOST_SAVED:
+        measures["confusion"] = confusion.tolist()
     return Report(nats, len(labels), int(np.trace(confusion)), 0, 0, 0, measures=measures)
 
 

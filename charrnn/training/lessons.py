@@ -97,7 +97,7 @@ def parts(found: Sequence[Row], tokenizer: Tokenizer, task: str, fraction: float
         Examples(Ragged.of(ids[index] for index in held.tolist()), None, labels[held], _as_read(found, held)),
         names,
     )
-    return result, (*_balance(labels, names), *_cut(sum(len(ids[index]) > longest for index in kept.tolist()), longest))
+    return result, (*_balance(labels, names, task), *_cut(sum(len(ids[index]) > longest for index in kept.tolist()), longest))
 
 
 def _pairs(found: Sequence[Row], tokenizer: Tokenizer, fraction: float, longest: int) -> tuple[Parts, tuple[str, ...]]:
@@ -129,12 +129,12 @@ def _cut(number: int, longest: int) -> tuple[str, ...]:
     return (f"texts: of {number:,} the first {longest:,} tokens are learnt from (--longest)",) if number else ()
 
 
-def _balance(labels: Ints, names: Sequence[str]) -> tuple[str, ...]:
+def _balance(labels: Ints, names: Sequence[str], task: str = "classify") -> tuple[str, ...]:
     """How many examples each label has, and whether they are uneven."""
     counts = np.bincount(labels, minlength=len(names))
     shown = ", ".join(f"{name[:40]} {count:,}" for name, count in list(zip(names, counts, strict=True))[:SHOWN_LABELS])
     more = f" and {len(names) - SHOWN_LABELS:,} more" if len(names) > SHOWN_LABELS else ""
-    uneven = "; uneven: --balance weighs them" if counts.max() > UNEVEN * counts.min() else ""
+    uneven = "; uneven: --balance weighs them" if task == "classify" and counts.max() > UNEVEN * counts.min() else ""
     return (f"labels: {shown}{more}{uneven}",)
 
 
