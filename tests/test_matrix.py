@@ -44,6 +44,10 @@ WORKING: dict[tuple[str, ...], bool] = {
     ("sample", "toy", "-i", *WRITING): True,
     ("repl", "toy", *WRITING): True,
     ("chat", "talk", "--seed", "1"): True,
+    ("sample", "odes", "--label", "ode", *WRITING): True,
+    ("sample", "odes", "--num", "2", *WRITING): True,
+    ("repl", "odes", "--label", "night piece", *WRITING): True,
+    ("score", "odes", "text.txt", "--label", "ode"): True,
     ("score", "toy", "text.txt"): True,
     ("score", "toy", "text.txt", "--heat"): True,
     ("runs",): True,
@@ -57,15 +61,26 @@ WORKING: dict[tuple[str, ...], bool] = {
     ("plot", "toy", "--json"): True,
     ("--version",): True,
 }
-TALKING = {("repl", "toy", *WRITING), ("chat", "talk", "--seed", "1"), ("sample", "toy", "-i", *WRITING)}
+TALKING = {
+    ("repl", "toy", *WRITING), ("chat", "talk", "--seed", "1"), ("sample", "toy", "-i", *WRITING),
+    ("repl", "odes", "--label", "night piece", *WRITING),
+}  # fmt: skip
 TORCH = {  # these load it, so they run once, and all of them only in the soak
     TRAINING: False,
     ("train", "--resume", "nobody"): False,
     ("eval", "toy", "text.txt", "--threads", "1"): True,
+    ("eval", "odes", "rows.tsv", "--threads", "1"): True,
     ("bench", "sample", "--shape", "1x8", "--rounds", "1"): True,
 }
 CODES = {("train", "--resume", "nobody"): 65}
-WRONG_LINES = [["bogus"], ["sample", "nobody"], ["train"], ["sample", "--temp", "hot"], ["bench", "x"]]
+WRONG_LINES = [
+    ["bogus"],
+    ["sample", "odes", "--label", "oda"],
+    ["sample", "nobody"],
+    ["train"],
+    ["sample", "--temp", "hot"],
+    ["bench", "x"],
+]
 COLOUR = re.compile(rb"\x1b\[[\d;]*[1-9][\d;]*m")
 
 
@@ -88,15 +103,18 @@ FEW = [line for line in WORKING if not {"--num", "--json", "-"} & set(line) and 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text and two runs, in a folder of its own."""
+    """A folder with a text, rows and three runs, in a folder of its own."""
     folder = tmp_path_factory.mktemp("outside") / "inside"
     talker, units = toy.talker(), toy.tokenizer()
-    for name, shape, weights, tokenizer in (("toy", toy.config(units), toy.weights(units), units), ("talk", *talker)):
-        about = {"name": name, "start": tokenizer.encode("\n").tolist(), "provenance": {}}
+    runs = (("toy", toy.config(units), toy.weights(units), units), ("talk", *talker), ("odes", *toy.labelled(units), units))
+    for name, shape, weights, tokenizer in runs:
+        labels = list(toy.LABELS) if name == "odes" else []
+        about = {"name": name, "start": tokenizer.encode("\n").tolist(), "provenance": {}, "labels": labels}
         (folder / "checkpoints" / name).mkdir(parents=True)
         models.save(folder / "checkpoints" / name / models.MODEL_FILE, shape, tokenizer, weights, about)
     log = [{"event": "step", "step": step, "loss": 4 / step, "accuracy": 0.1, "gradient_norm": 1.0} for step in range(1, 9)]
     (folder / "checkpoints" / "toy" / METRICS_FILE).write_text("\n".join(map(json.dumps, log)), encoding="utf-8")
+    (folder / "rows.tsv").write_text("ode\tthe boat\nelegy\ta lamp\n", encoding="utf-8")
     (folder / "text.txt").write_text((toy.TALE + "\n") * 3, encoding="utf-8")
     return folder
 

@@ -73,7 +73,7 @@ def _costs(model: Model, network: Any, examples: Examples) -> Costs:
     def bits(scored: Examples) -> NDArray[np.float64]:
         return (conditional.losses(network, scored)[0] + hidden) / math.log(2)
 
-    others = range(1, min(WRONG, len(model.labels) - 1) + 1)
+    others = range(1, min(WRONG, len(model.labels) - 1) + 1) or (0,)  # the only label is right and wrong
     wrong = [bits(conditional.mislabelled(examples, len(model.labels), shift)) for shift in others]
     return Costs(bits(examples), np.array(wrong), np.array([len(text) for text in texts], np.int64))
 
