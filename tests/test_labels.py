@@ -18,7 +18,7 @@ from commands import Run, runner
 from toy import LABELS
 
 import charrnn
-from charrnn.config import SamplingConfig, TrainingConfig
+from charrnn.config import ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.decoding import generate, memory
 from charrnn.decoding.commands import complete
 from charrnn.decoding.engine import Engine
@@ -31,6 +31,7 @@ from charrnn.models.weights import import_weights
 from charrnn.runs import model as models
 from charrnn.text.tokenizers import EOS
 from charrnn.training import conditional
+from charrnn.weights import weight_shapes
 
 SHORT = Settings(length=30, seed=7)
 SHAPES: list[dict[str, Any]] = [
@@ -267,3 +268,14 @@ def test_eval_compares_the_right_label_with_all_others(run: Run, tmp_path: Path)
     plain = run("eval", "odes", "rows.tsv", "--threads", "1").out
     assert plain.splitlines()[0] == f"bits per character  {done['bits_per_character']:.4f}"
     assert len([line for line in plain.splitlines() if line.startswith(("elegy ", "night piece ", "ode ", "all "))]) == 4
+
+
+def test_chat_passes_over_runs_that_write_nothing(run: Run, tmp_path: Path) -> None:
+    """Without a RUN it looks for one that has learnt conversations; the newest may be one that only reads."""
+    units = toy.tokenizer("talk")
+    shape = ModelConfig(task="classify", classes=2, vocab_size=units.vocab_size, embedding_size=4, hidden_size=4)
+    weights = {name: np.zeros(size, np.float32) for name, size in weight_shapes(shape).items()}
+    about = {"name": "reads", "start": [EOS], "labels": ["a", "b"], "provenance": {}}
+    (tmp_path / "checkpoints" / "reads").mkdir()
+    models.save(tmp_path / "checkpoints" / "reads" / models.MODEL_FILE, shape, units, weights, about)
+    assert run("chat").code == 2  # none has learnt conversations, and that is said
