@@ -17,12 +17,13 @@ from charrnn.runs import model as runs
 from charrnn.runs.model import Model
 
 if TYPE_CHECKING:
+    from charrnn.decoding.engine import Engine
     from charrnn.text.ngrams import Copies
     from charrnn.training.events import Event
 
 
 class TextModel:
-    """A trained model, ready to write. `model` holds its parts; `engine` computes it."""
+    """A trained model, ready to write. `model` holds its parts; `engine` computes it (by the first label, if it has any)."""
 
     def __init__(self, model: Model) -> None:
         from charrnn.decoding import engine as engines
@@ -30,15 +31,36 @@ class TextModel:
         runs.need(model, runs.WRITING)
         self.model = model
         self.engine = engines.of(model)
+        self._engines = {0: self.engine}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What its texts can be written by; none of a language model."""
+        return self.model.labels
+
+    def _by(self, label: str | None) -> Engine:
+        """The engine of a label, which a model that has labels needs and no other takes; raises UsageError."""
+        from charrnn.decoding import engine as engines
+        from charrnn.decoding import labelled
+
+        if (label is None) != (not self.labels):
+            why = "writes by no labels" if label is not None else "writes by a label"
+            raise UsageError(f"{self.model.name!r} {why}.", labelled.listed(self.labels) if self.labels else "Leave label out.")
+        number = 0 if label is None else labelled.number_of(str(label), self.labels)
+        if number not in self._engines:
+            self._engines[number] = engines.of(self.model, label=number)
+        return self._engines[number]
 
     def stream(
-        self, prompt: str = "", *, length: int | None = 500, seed: int | None = None, stop: Sequence[str] = (), **sampling: Any
-    ) -> Iterator[str]:
+        self, prompt: str = "", *, length: int | None = 500, seed: int | None = None, stop: Sequence[str] = (),
+        label: str | None = None, **sampling: Any,
+    ) -> Iterator[str]:  # fmt: skip
         """Yield the pieces of a text that follows `prompt` (which is not repeated), as they are drawn.
 
         `length` counts tokens (None: without end); the same `seed` gives the same text; `sampling` are the fields of
-        SamplingConfig (temp, top_k, ban, ...) and ShapingConfig (lines, acrostic, regex, ...). Raises UsageError for values
-        out of bounds, CharrnnError where no text of that shape is found.
+        SamplingConfig (temp, top_k, ban, ...) and ShapingConfig (lines, acrostic, regex, ...). A model with `labels` writes by
+        the `label` given, and its text ends where the model ends it. Raises UsageError for values out of bounds or a label
+        that it does not have, CharrnnError where no text of that shape is found.
         """
         from charrnn.decoding import generate, healing
 
@@ -53,12 +75,13 @@ class TextModel:
             raise UsageError(f"length is {length!r}; expected a whole number at least 0, or None.", "Give length=500.")
         if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
             raise UsageError(f"seed is {seed!r}; expected a whole number from 0 to 2**63 - 1.", "Give seed=1.")
-        opening = healing.opening(self.engine, self.model.tokenizer, self.model.start, prompt)
+        engine = self._by(label)
+        opening = healing.opening(engine, self.model.tokenizer, self.model.start, prompt)
         seed = secrets.randbits(32) if seed is None else seed
         tokens = generate.stream(
-            self.engine, self.model.tokenizer, opening.prefix, settings, seed=seed, length=length, shaping=shape,
+            engine, self.model.tokenizer, opening.prefix, settings, seed=seed, length=length, shaping=shape,
             recent=opening.recent, shown=prompt, pending=opening.pending, copies=self._copies(shape.max_copy),
-            at_eos="newline" if self.model.knows_ends else "never",
+            at_eos=self.model.at_eos,
         )  # fmt: skip
         for token in tokens:
             if token.text:
@@ -73,15 +96,18 @@ class TextModel:
         """The whole text that `stream` would yield; the length must be finite."""
         return "".join(self.stream(prompt, **options))
 
-    def bits_per_character(self, text: str) -> float:
-        """How surprising the model finds `text`: bits for each of its characters; characters it hides are charged for."""
+    def bits_per_character(self, text: str, *, label: str | None = None) -> float:
+        """How surprising the model finds `text`: bits for each of its characters; characters it hides are charged for.
+
+        Of a model with `labels`, by the `label` given.
+        """
         import math
 
         from charrnn.decoding import generate
 
-        ids = self.model.tokenizer.encode(text)
-        prefix = generate.prime(self.engine, list(self.model.start))
-        nats = -float(generate.logprobs(self.engine, ids, prefix).sum())
+        ids, engine = self.model.tokenizer.encode(text), self._by(label)
+        prefix = generate.prime(engine, list(self.model.start))
+        nats = -float(generate.logprobs(engine, ids, prefix).sum())
         nats += self.model.tokenizer.hidden(text) * self.model.tokenizer.escape_nats
         return nats / math.log(2) / max(1, len(text))
 

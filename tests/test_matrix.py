@@ -44,6 +44,10 @@ WORKING: dict[tuple[str, ...], bool] = {
     ("sample", "toy", "-i", *WRITING): True,
     ("repl", "toy", *WRITING): True,
     ("chat", "talk", "--seed", "1"): True,
+    ("sample", "odes", "--label", "ode", *WRITING): True,
+    ("sample", "odes", "--num", "2", *WRITING): True,
+    ("repl", "odes", "--label", "night piece", *WRITING): True,
+    ("score", "odes", "text.txt", "--label", "ode"): True,
     ("score", "toy", "text.txt"): True,
     ("score", "toy", "text.txt", "--heat"): True,
     ("runs",): True,
@@ -58,7 +62,10 @@ WORKING: dict[tuple[str, ...], bool] = {
     ("plot", "toy", "--json"): True,
     ("--version",): True,
 }
-TALKING = {("repl", "toy", *WRITING), ("chat", "talk", "--seed", "1"), ("sample", "toy", "-i", *WRITING)}
+TALKING = {
+    ("repl", "toy", *WRITING), ("chat", "talk", "--seed", "1"), ("sample", "toy", "-i", *WRITING),
+    ("repl", "odes", "--label", "night piece", *WRITING),
+}  # fmt: skip
 TORCH = {  # these load it, so they run once, and all of them only in the soak
     TRAINING: False,
     ("train", "--resume", "nobody"): False,
@@ -67,11 +74,13 @@ TORCH = {  # these load it, so they run once, and all of them only in the soak
     ("classify", "tell", "a b", "--threads", "1"): True,
     ("classify", "tell", "rows.tsv", "-", "--threads", "1", "--top", "2"): True,
     ("classify", "tell", "-", "--threads", "1", "--json"): True,
+    ("eval", "odes", "odes.tsv", "--threads", "1"): True,
     ("bench", "sample", "--shape", "1x8", "--rounds", "1"): True,
 }
 CODES = {("train", "--resume", "nobody"): 65}
 WRONG_LINES = [
     ["bogus"],
+    ["sample", "odes", "--label", "oda"],
     ["sample", "nobody"],
     ["train"],
     ["sample", "--temp", "hot"],
@@ -103,13 +112,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text, rows and three runs, in a folder of its own."""
     folder = tmp_path_factory.mktemp("outside") / "inside"
     units = toy.tokenizer()
-    own = ("toy", toy.config(units), toy.weights(units), units, ())
-    for name, shape, weights, tokenizer, labels in (own, ("talk", *toy.talker(), ()), ("tell", *toy.teller())):
-        about = {"name": name, "start": tokenizer.encode("\n").tolist(), "provenance": {}, "labels": labels}
+    runs = (
+        ("toy", toy.config(units), toy.weights(units), units, ()), ("talk", *toy.talker(), ()), ("tell", *toy.teller()),
+        ("odes", *toy.labelled(units), units, toy.LABELS),
+    )  # fmt: skip
+    for name, shape, weights, tokenizer, labels in runs:
+        about = {"name": name, "start": tokenizer.encode("\n").tolist(), "provenance": {}, "labels": list(labels)}
         (folder / "checkpoints" / name).mkdir(parents=True)
         models.save(folder / "checkpoints" / name / models.MODEL_FILE, shape, tokenizer, weights, about)
     log = [{"event": "step", "step": step, "loss": 4 / step, "accuracy": 0.1, "gradient_norm": 1.0} for step in range(1, 9)]
     (folder / "checkpoints" / "toy" / METRICS_FILE).write_text("\n".join(map(json.dumps, log)), encoding="utf-8")
+    (folder / "odes.tsv").write_text("ode\tthe boat\nelegy\ta lamp\n", encoding="utf-8")
     (folder / "text.txt").write_text((toy.TALE + "\n") * 3, encoding="utf-8")
     (folder / "rows.tsv").write_text("alpha\taa b\nbeta\tb\n", encoding="utf-8")
     return folder

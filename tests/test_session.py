@@ -91,7 +91,8 @@ def played(transcript: str) -> str:
     """What a transcript's typed lines give when they are typed now. The first line says which toy model answers."""
     first, *lines = transcript.splitlines()
     kind, end_bias, *chat = re.split(", end |, ", first.removeprefix("model: "))
-    session = Session(toy.partner(kind, float(end_bias)), SHORT, STANDARD if chat else None)
+    partner = toy.labelled_partner(float(end_bias)) if kind == "label" else toy.partner(kind, float(end_bias))
+    session = Session(partner, SHORT, STANDARD if chat else None)
     typed = [line.removeprefix("> ") for line in lines if line.startswith("> ")]
     return first + "\n" + "".join(f"> {line}\n{rendered(session.feed(line))}" for line in typed)
 
@@ -621,7 +622,7 @@ def test_every_command_is_in_help_and_completion_and_corrected() -> None:
 @pytest.mark.parametrize(
     ("line", "found"),
     [("/se", ["/set"]), ("/SE", ["/set"]), ("/s", ["/set", "/show", "/save"]), ("/set to", ["top_k", "top_p"]),
-     ("/set temp ", []), ("text", []), ("", []), ("//s", []), ("/undo t", [])],
+     ("/set temp ", []), ("text", []), ("", []), ("//s", []), ("/undo t", []), ("/label n", [])],
 )  # fmt: skip
 def test_completion(line: str, found: list[str]) -> None:
     assert complete(line) == found

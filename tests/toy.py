@@ -82,6 +82,28 @@ def partner(kind: str = "char", end_bias: float = -1e4, digest: str = "d1" * 32)
     )
 
 
+LABELS = ("elegy", "night piece", "ode")
+
+
+def labelled(units: Tokenizer, **shape: Any) -> tuple[ModelConfig, dict[str, NDArray[np.float32]]]:
+    """A conditional model of LABELS, whose labels matter as much as its other weights."""
+    wanted: dict[str, Any] = {"vocab_size": units.vocab_size, "embedding_size": 8, "hidden_size": 16, "layers": 2} | shape
+    made = ModelConfig(task="conditional", classes=len(LABELS), **wanted)
+    generator = np.random.Generator(np.random.PCG64(6))
+    shapes = weight_shapes(made).items()
+    return made, {name: (0.8 * generator.standard_normal(size)).astype(np.float32) for name, size in shapes}
+
+
+def labelled_partner(end_bias: float, label: str = LABELS[0], digest: str = "e1" * 32) -> Partner:
+    units = tokenizer()
+    shape, drawn = labelled(units)
+    drawn["output.bias"][EOS] = end_bias
+    return Partner(
+        Engine(shape, drawn, label=LABELS.index(label)), units, (EOS,), "toy", digest, "end", (("network", "lstm 2x16"),),
+        label=label, labels=LABELS, by=lambda other: labelled_partner(end_bias, other, digest),
+    )  # fmt: skip
+
+
 class Teller:
     """A Stepper that tells one text and then ends; where it may not go on, it waits until what it wants to say comes.
 

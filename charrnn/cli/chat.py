@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, converse, loading, options, sessions
+from charrnn.cli import console, converse, labels, loading, options, sessions
 from charrnn.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narro
     from charrnn.decoding.session import Session
 
     model = loading.load(run, checkpoints) if run is not None else _newest(checkpoints, convention)
+    label = labels.chosen(model, values["label"], settings.seed)
     with engines.single_thread():
-        other = sessions.partner(model, narrow)
+        other = sessions.partner(model, narrow, label)
         _check_learnt(model, other, convention, asked=turns is not None)
         session = Session(other, settings, convention)
         session.check(settings)
-        sessions.tell_seed(values, settings)
-        converse.run(session, sessions.greeting(model, "Say something; /help tells more."), vi=keys == "vi")
+        sessions.tell_seed(values, settings, model, label)
+        converse.run(session, sessions.greeting(model, "Say something; /help tells more.", label), vi=keys == "vi")
 
 
 def _newest(root: Path, turns: Turns) -> Model:
@@ -71,7 +72,7 @@ def _newest(root: Path, turns: Turns) -> Model:
     for info in registry.listing(root):
         if not info.problem:
             model = models.load(info.path)
-            if can_chat(model, turns):
+            if model.config.task in models.WRITING and can_chat(model, turns):
                 return model
     return loading.load(None, root)
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from charrnn.decoding.session import Session
 
 MOST_ABOVE = 20  # lines of a block that stay on the screen
+LABEL = 24  # characters of it before each line
 
 
 class SessionHelper:
@@ -33,7 +34,7 @@ class SessionHelper:
     def complete(self, line: str) -> Sequence[str]:
         from charrnn.decoding.commands import complete
 
-        return complete(line, tuple(self._session.tree.ends))
+        return complete(line, tuple(self._session.tree.ends), self._session.partner.labels)
 
     def wants_file(self, line: str) -> str | None:
         from charrnn.decoding.commands import wants_file
@@ -58,9 +59,13 @@ class SessionHelper:
         """Of a block, the lines so far stand above the line, where the screen forgets a line that is entered."""
         block = self._session.block
         if block is None:
-            return "> "
+            return self._label() + "> "
         lines = [console.visible(line) for line in block[-MOST_ABOVE:]] if self._erased else []
         return "".join(f". {line}\n" for line in lines) + ". "
+
+    def _label(self) -> str:
+        """By which label the text is, as far as there is room for it before a line."""
+        return " ".join(console.visible(self._session.partner.label).split())[:LABEL]
 
     def bar(self) -> str:
         from charrnn.decoding.settings import shown

@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output"}
 # of some commands; a file may hold them for all
-OTHER_OPTIONS = {"length", "ghost", "finish", "keys", "turns", "prompt", "name", "checkpoints"}
+OTHER_OPTIONS = {"length", "ghost", "finish", "keys", "turns", "prompt", "label", "name", "checkpoints"}
 
 
 @dataclass(frozen=True)

@@ -309,7 +309,7 @@ class _Completer(Completer):
             return
         word = line.rpartition(" ")[2]
         for found in self._helper.complete(line):
-            yield Completion(found, start_position=-len(word))
+            yield Completion(found, start_position=-len(word), display=console.visible(found))
 
 
 class _History(FileHistory):

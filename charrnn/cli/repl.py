@@ -7,7 +7,7 @@ from typing import Any
 
 import rich_click
 
-from charrnn.cli import converse, loading, options, sessions
+from charrnn.cli import converse, labels, loading, options, sessions
 
 DEFAULTS = {"finish": "line"}  # a poem should not be torn in the middle of a word
 
@@ -24,6 +24,7 @@ def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: 
     \b
     charrnn repl                              with the newest run
     charrnn repl poems --temp 0.6 --length 80
+    charrnn repl verses --label haiku         by a label; /label changes it
     echo "Shall I" | charrnn repl poems
     """
     settings = sessions.settings(values, DEFAULTS)
@@ -31,8 +32,10 @@ def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: 
     from charrnn.decoding.session import Session
 
     model = loading.load(run, checkpoints)
+    label = labels.chosen(model, values["label"], settings.seed)
     with engines.single_thread():
-        session = Session(sessions.partner(model, narrow), settings)
+        session = Session(sessions.partner(model, narrow, label), settings)
         session.check(settings)
-        sessions.tell_seed(values, settings)
-        converse.run(session, sessions.greeting(model, "Type a line and it goes on; /help tells more."), vi=keys == "vi")
+        sessions.tell_seed(values, settings, model, label)
+        greeting = sessions.greeting(model, "Type a line and it goes on; /help tells more.", label)
+        converse.run(session, greeting, vi=keys == "vi")

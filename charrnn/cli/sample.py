@@ -6,13 +6,13 @@ NumPy does the work: neither torch nor Rich is imported, so that the first chara
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, destination, loading, options, reading
+from charrnn.cli import console, destination, labels, loading, options, reading
 from charrnn.config import SamplingConfig, ShapingConfig
 from charrnn.errors import UsageError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LENGTH = 500  # tokens, where nothing else bounds a text
 LONGEST_ANSWER = 100_000  # tokens, of a session
+LABELLED = 2000  # tokens, of a text by a label: it ends by itself, if the model has learnt where
 LINE = 1000  # tokens for each line, where lines do
 
 
@@ -39,6 +40,7 @@ class Plan:
     length: int | None  # tokens; None is for ever
     until_end: bool  # of a document
     narrow: bool
+    label: str | None = None  # None: drawn, if the model writes by labels
 
 
 @rich_click.command()
@@ -47,13 +49,15 @@ class Plan:
         options.run_argument(required=False),
         rich_click.option(
             "--length", type=options.LengthType(), envvar="CHARRNN_LENGTH", metavar="N|inf", panel="Text",
-            show_default="500; with --lines and the like, enough for them",
+            show_default="500; by a label, 2000; with --lines and the like, enough for them",
             help="Tokens to write (characters, for a char model); inf goes on until Ctrl-C.",
         ),
         rich_click.option(
             "--until-end", is_flag=True, panel="Text",
-            help="End where the model ends a document (it learns this from a corpus of several); else another one begins.",
+            help="End where the model ends a document (it learns this from a corpus of several); else another one begins. "
+            "A text by a label always does.",
         ),
+        labels.option("without it the seed draws one for each text"),
         rich_click.option(
             "--prompt", default="", metavar="TEXT|@FILE|-", panel="Text",
             help="The text to go on from; @FILE reads a file, - reads stdin, @@ begins a text with @.",
@@ -71,8 +75,8 @@ class Plan:
     ]
 )  # fmt: skip
 def sample(
-    run: str | None, length: float | None, until_end: bool, prompt: str, interactive: bool, keys: str, narrow: bool,
-    as_json: bool, output: str | None, checkpoints: Path, **values: Any,
+    run: str | None, length: float | None, until_end: bool, label: str | None, prompt: str, interactive: bool, keys: str,
+    narrow: bool, as_json: bool, output: str | None, checkpoints: Path, **values: Any,
 ) -> None:  # fmt: skip
     """Write a text with a trained model.
 
@@ -85,12 +89,13 @@ def sample(
         charrnn sample --lines 4 --line-length 40      four lines
         charrnn sample --acrostic HOPE --best-of 20    the best of twenty
         charrnn sample --length inf                    until Ctrl-C
+        charrnn sample verses --label haiku            by a label (train --task conditional)
         charrnn sample --num 20 --json -o texts.jsonl
         charrnn sample -i                              and go on together
     """
     if interactive and prompt == "-":
         raise UsageError("--prompt - reads stdin, from which -i reads your lines.", "Give --prompt a text, or @FILE.")
-    plan = _plan(length, until_end, prompt, narrow, as_json or output not in (None, "-"), values)
+    plan = replace(_plan(length, until_end, prompt, narrow, as_json or output not in (None, "-"), values), label=label)
     if interactive:
         _check_interactive(plan, as_json or output not in (None, "-"))
         _go_on(run, checkpoints, plan, lasting=length is not None, seeded=values["seed"] is not None, vi=keys == "vi")
@@ -98,9 +103,12 @@ def sample(
     from charrnn.cli import writing
 
     model = loading.load(run, checkpoints)
+    plan = _by_label(plan, model, length is None)
     _tell_unknown(model, plan.prompt)
     if values["seed"] is None and not plan.beam:
         console.note(f"seed {plan.seed}")
+    if label is None:
+        _tell_label(model, plan)
     with destination.opened(output) as out:
         writing.write(model, plan, out, as_json)
     console.suggest("`charrnn repl` to write together with it")
@@ -134,6 +142,24 @@ def _bound(length: float | None, shaping: ShapingConfig) -> float:
     return min(LINE * lines, options.LONGEST) or LENGTH  # a pattern that never comes to match is tried many times
 
 
+def _by_label(plan: Plan, model: Model, unbounded: bool) -> Plan:
+    """The plan for this model, with its label if one serves all texts; raises UsageError if it has no such label."""
+    first = labels.chosen(model, plan.label, plan.seed)
+    if not first:
+        return plan
+    several = plan.num > 1 and not plan.beam  # texts of one beam are by one label
+    length = LABELLED if unbounded and plan.length == LENGTH else plan.length
+    return replace(plan, until_end=True, length=length, label=plan.label if several else first)
+
+
+def _tell_label(model: Model, plan: Plan) -> None:
+    """Say which label was drawn; of several texts each says its own."""
+    if plan.label is None and model.labels:
+        console.note(f"each text by a label of its own ({labels.others(model)})")
+    else:
+        labels.tell(model, plan.label or "")
+
+
 def _check(draw: options.DrawConfig, bound: float, bounded: bool) -> None:
     """Raise UsageError where two wishes contradict each other."""
     several = draw.num > 1 or draw.best_of > 1 or draw.beam
@@ -158,24 +184,29 @@ def _check_interactive(plan: Plan, elsewhere: bool) -> None:
 
 def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, lasting: bool, seeded: bool, vi: bool) -> None:
     """A session whose first text is the one that was asked for; its length is that of later answers if it was given."""
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from charrnn.cli import converse, sessions
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
     from charrnn.decoding.settings import Settings
 
-    assert plan.length is not None
     model = loading.load(run, checkpoints)
+    drawn, plan = plan.label is None, _by_label(plan, model, not lasting)
+    assert plan.length is not None
     later = Settings(**asdict(plan.settings), **asdict(plan.shaping), seed=plan.seed, finish="line")
     if lasting:
         later = replace(later, length=plan.length)
     if not seeded:
         console.note(f"seed {plan.seed}")
+    if drawn:
+        _tell_label(model, plan)
     with engines.single_thread():
-        session = Session(sessions.partner(model, plan.narrow), replace(later, length=plan.length, finish="off"))
+        partner = sessions.partner(model, plan.narrow, plan.label or "")
+        session = Session(partner, replace(later, length=plan.length, finish="off"))
         session.check(later)
-        converse.run(session, sessions.greeting(model, "/help tells what can be typed."), first=plan.prompt, later=later, vi=vi)
+        greeting = sessions.greeting(model, "/help tells what can be typed.", partner.label)
+        converse.run(session, greeting, first=plan.prompt, later=later, vi=vi)
 
 
 def _tell_unknown(model: Model, prompt: str) -> None:

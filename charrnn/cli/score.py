@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import console, loading, options, reading
-from charrnn.errors import CorpusError
+from charrnn.cli import console, labels, loading, options, reading
+from charrnn.errors import CorpusError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,11 +41,12 @@ class Line:
             "--heat", is_flag=True,
             help="Colour each token by how much it surprises, in bits; without colours, a line for each: bits, tab, token.",
         ),
+        labels.option("it has to be named"),
         options.int8_option(),
         options.checkpoints_option(),
     ]
 )  # fmt: skip
-def score(run: str, text: str, as_json: bool, heat: bool, narrow: bool, checkpoints: Path) -> None:
+def score(run: str, text: str, as_json: bool, heat: bool, label: str | None, narrow: bool, checkpoints: Path) -> None:
     """Say how well a run predicts a text: the fewer bits per character, the less it is surprised.
 
     The argument is a file if there is one of that name, - for stdin, otherwise the text itself. It is scored as
@@ -55,12 +56,13 @@ def score(run: str, text: str, as_json: bool, heat: bool, narrow: bool, checkpoi
         charrnn score poems "Shall I compare thee"
         charrnn score poems letter.txt --heat
         charrnn score poems letter.txt --json | jq .bits_per_character
+        charrnn score verses poem.txt --label haiku
     """
     content = reading.text_or_file(text)
     model = loading.load(run, checkpoints)
     if not content:
         raise CorpusError("the text is empty; there is nothing to score.", "Give some text.")
-    ids, costs = _costs(model, content, narrow)
+    ids, costs = _costs(model, content, narrow, _label(model, label))
     with console.Output() as out:
         if heat:
             _write_heat(model.tokenizer, content, ids, costs, out, as_json)
@@ -72,13 +74,22 @@ def score(run: str, text: str, as_json: bool, heat: bool, narrow: bool, checkpoi
     console.suggest(f"`charrnn eval {run} FILE` for whole files")
 
 
-def _costs(model: Model, text: str, narrow: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _label(model: Model, label: str | None) -> int:
+    """The number of the label; raises UsageError if there is none such, or none was named (any would be a guess)."""
+    if model.labels and label is None:
+        from charrnn.decoding.labelled import listed
+
+        raise UsageError(f"{model.name!r} predicts a text by its label: give --label.", listed(model.labels))
+    return labels.number(model, labels.chosen(model, label, 0))
+
+
+def _costs(model: Model, text: str, narrow: bool, label: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The tokens of `text` and what each costs in nats, after the model's start from a zero state."""
     from charrnn.decoding import engine as engines
     from charrnn.decoding import generate
 
     with engines.single_thread():
-        engine = loading.engine(model, narrow)
+        engine = loading.engine(model, narrow, label)
         ids = model.tokenizer.encode(text)
         return ids, -generate.logprobs(engine, ids, generate.prime(engine, list(model.start)))
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from charrnn.cli import console, converse, loading, options
+from charrnn.cli import console, converse, labels, loading, options
 from charrnn.cli.runs import shape_text
 from charrnn.config import SamplingConfig, ShapingConfig
 from charrnn.decoding.settings import Settings
 
 if TYPE_CHECKING:
-    from charrnn.decoding.generate import AtEos
     from charrnn.decoding.tree import Partner
     from charrnn.runs.model import Model
 
@@ -21,6 +20,7 @@ def flags(defaults: Mapping[str, Any]) -> list[options.Decorator[Any]]:
     return [
         *options.settings(Settings, "Text", only=["length", "finish", "ghost"], defaults=defaults),
         *options.settings(options.DrawConfig, "Text", only=["seed"]),
+        labels.option(),
         options.keys_option(),
         *options.settings(ShapingConfig, "Shape of an answer"),
         *options.settings(SamplingConfig, "Choice of the next token, in this order", defaults=defaults),
@@ -40,28 +40,34 @@ def settings(values: dict[str, Any], defaults: Mapping[str, Any]) -> Settings:
     return Settings(**asked)
 
 
-def tell_seed(values: dict[str, Any], settings: Settings) -> None:
-    """In a pipe, where /show is not asked for, say with which seed the text can be had again."""
-    if values["seed"] is None and not converse.at_terminal():
+def tell_seed(values: dict[str, Any], settings: Settings, model: Model, label: str) -> None:
+    """In a pipe, where /show is not asked for, say with which seed (and label) the text can be had again."""
+    if converse.at_terminal():
+        return
+    if values["seed"] is None:
         console.note(f"seed {settings.seed}")
+    if values["label"] is None:
+        labels.tell(model, label)
 
 
-def greeting(model: Model, what_to_do: str) -> str:
+def greeting(model: Model, what_to_do: str, label: str = "") -> str:
     """The first line of a session."""
     from dataclasses import asdict
 
-    return f"{model.name}: {shape_text(asdict(model.config))}. {what_to_do}"
+    by = f" Label {label}; /label tells the others." if label else ""
+    return f"{model.name}: {shape_text(asdict(model.config))}.{by} {what_to_do}"
 
 
-def partner(model: Model, narrow: bool = False) -> Partner:
-    """A model as the partner of a session."""
+def partner(model: Model, narrow: bool = False, label: str = "") -> Partner:
+    """A model as the partner of a session, by a label if it has any: by its first if it does not matter which."""
     from charrnn.decoding.tree import Partner
     from charrnn.runs import copies
 
-    at_eos: AtEos = "newline" if model.knows_ends else "never"
+    label = label or (*model.labels, "")[0]
     return Partner(
-        loading.engine(model, narrow), model.tokenizer, model.start, model.name, model.digest, at_eos, tuple(_card(model)),
-        watch=lambda longest: copies.watch(model, longest),
+        loading.engine(model, narrow, labels.number(model, label)), model.tokenizer, model.start, model.name, model.digest,
+        model.at_eos, tuple(_card(model)), watch=lambda longest: copies.watch(model, longest),
+        label=label, labels=model.labels, by=(lambda other: partner(model, narrow, other)) if model.labels else None,
     )  # fmt: skip
 
 

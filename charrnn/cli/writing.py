@@ -9,10 +9,11 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from charrnn.cli import console, loading
+from charrnn.cli import console, labels, loading
 from charrnn.cli.main import Terminated
 from charrnn.decoding import beam, constraints, generate, healing
 from charrnn.decoding import engine as engines
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 SEPARATOR = "---"
 TOGETHER = 64  # streams of one batch
+ENGINES = 32  # of labels, kept for the next text that draws one of them
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,13 @@ class Desk:
     opening: Opening
     plan: Plan
     copies: Copies | None
+    label: str = ""
+    first: int = 0  # the number of its first text
 
     @property
     def at_eos(self) -> generate.AtEos:
         """What the end of a document does."""
-        if not self.model.knows_ends:
-            return "never"
-        return "end" if self.plan.until_end else "newline"
+        return "end" if self.plan.until_end and self.model.knows_ends else self.model.at_eos
 
     @property
     def drawing(self) -> Drawing:
@@ -89,17 +91,34 @@ def write(model: Model, plan: Plan, out: console.Output, as_json: bool) -> None:
 
         copies = indexes.watch(model, plan.shaping.max_copy)
     with engines.single_thread():
-        engine = loading.engine(model, plan.narrow)
-        opening = healing.opening(engine, model.tokenizer, model.start, plan.prompt)
-        desk = Desk(model, engine, opening, plan, copies)
-        Course.begun(desk.drawing, plan.prompt, (), NOTHING)  # refuses what cannot be, before anything is written
+        desks = _desks(model, plan, copies)
         if as_json:
-            for written in _texts(desk):
-                out.write(json.dumps(_record(desk, written), ensure_ascii=False) + "\n")
+            for desk in desks:
+                for written in _texts(desk):
+                    out.write(json.dumps(_record(desk, written), ensure_ascii=False) + "\n")
         elif plan.num == 1 and plan.best_of == 1 and not plan.beam:
-            _stream(desk, out)
+            _stream(next(desks), out)
         else:
-            _one_after_the_other(desk, out)
+            _one_after_the_other(desks, out)
+
+
+def _desks(model: Model, plan: Plan, copies: Copies | None) -> Iterator[Desk]:
+    """One for all texts or, where each draws its label, one for each."""
+
+    @lru_cache(ENGINES)
+    def made(label: str) -> Desk:
+        engine = loading.engine(model, plan.narrow, labels.number(model, label))
+        opening = healing.opening(engine, model.tokenizer, model.start, plan.prompt)
+        desk = Desk(model, engine, opening, plan, copies, label)
+        Course.begun(desk.drawing, plan.prompt, (), NOTHING)  # refuses what cannot be, before anything is written
+        return desk
+
+    if plan.label is not None or not model.labels:
+        yield made(plan.label or "")
+        return
+    for text in range(plan.num):
+        label = labels.chosen(model, None, plan.seed, text)
+        yield replace(made(label), plan=replace(plan, num=1), first=text)
 
 
 def _stream(desk: Desk, out: console.Output) -> None:
@@ -114,27 +133,30 @@ def _stream(desk: Desk, out: console.Output) -> None:
     _tell_missing_lines(desk, line_ends, tokens)
 
 
-def _one_after_the_other(desk: Desk, out: console.Output) -> None:
-    for number, written in enumerate(_texts(desk)):
+def _one_after_the_other(desks: Iterator[Desk], out: console.Output) -> None:
+    for number, (desk, written) in enumerate((each, written) for each in desks for written in _texts(each)):
         if number:
             out.write(SEPARATOR + "\n")
+        if desk.label and desk.plan.label is None:
+            out.flush()
+            console.note(f"label {desk.label}")
         with _whole_line(out):
             out.write(desk.plan.prompt + written.text)
         _tell_missing_lines(desk, written.text.count("\n"), written.tokens)
 
 
 def _texts(desk: Desk) -> Iterator[Written]:
-    plan = desk.plan
+    plan, first = desk.plan, desk.first
     if plan.beam:
         yield from _found(desk)
     elif plan.best_of > 1:
-        for number in range(plan.num):
+        for number in range(first, first + plan.num):
             drawn = _drawn(desk, number * plan.best_of, plan.best_of)
             yield min(drawn, key=lambda written: written.bits_per_character)
     elif plan.num == 1:
-        yield _written(0, list(_tokens(desk, 0)))
+        yield _written(first, list(_tokens(desk, first)))
     else:
-        yield from _drawn(desk, 0, plan.num)
+        yield from _drawn(desk, first, plan.num)
 
 
 def _found(desk: Desk) -> Iterator[Written]:
@@ -189,7 +211,7 @@ def _record(desk: Desk, written: Written) -> dict[str, Any]:
         "settings": asdict(plan.settings) | asdict(plan.shaping) | {"length": plan.length} | chosen,
         "run": desk.model.name,
         "model": desk.model.digest,
-    }
+    } | ({"label": desk.label} if desk.label else {})
 
 
 def _tell_missing_lines(desk: Desk, line_ends: int, tokens: int) -> None:

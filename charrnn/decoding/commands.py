@@ -14,7 +14,7 @@ from charrnn.decoding import settings as all_settings
 from charrnn.decoding.events import Alternatives, Ended, Listing, Notice, Output, Problem, Recalled
 from charrnn.decoding.family import said_in
 from charrnn.decoding.files import export, load, save
-from charrnn.decoding.moving import NOTHING_YET, branch, goto, place, redo, reset, text, tree_, undo
+from charrnn.decoding.moving import NOTHING_YET, branch, goto, label, place, redo, reset, text, tree_, undo
 from charrnn.decoding.settings import did_you_mean
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_ALTERNATIVES = 9  # as there are digits
 USUAL_ALTERNATIVES = 3
 EXCERPT = 40  # characters of a mistake
-EXAMPLES = {"save": "tonight.json", "load": "tonight.json", "export": "poem.txt", "goto": "main"}
+EXAMPLES = {"save": "tonight.json", "load": "tonight.json", "export": "poem.txt", "goto": "main", "label": "haiku"}
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ def show(session: Session, argument: str) -> Iterator[Output]:
     values = ", ".join(f"{name} {all_settings.shown(settings, name)}" for name in all_settings.notable(settings))
     model = ("model", f"{partner.name} ({partner.digest[:12]})")
     turns = (("turns", repr(str(session.turns))),) if session.turns else ()
-    yield Listing((model, *partner.card, units, *turns, ("settings", values), ("text", place(session))))
+    by = (("label", partner.label),) if partner.labels else ()
+    yield Listing((model, *partner.card, units, *turns, *by, ("settings", values), ("text", place(session))))
 
 
 def multi(session: Session, argument: str) -> Iterator[Output]:
@@ -175,6 +176,7 @@ COMMANDS = (
     Command("goto", "NAME|NUMBER", "Go to the end of a branch, or to a node of /tree.", goto),
     Command("tree", "", "All that was said, as a tree.", tree_),
     Command("text", "[LINES]", "Show the text so far, or its last lines.", text),
+    Command("label", "[NAME]", "Of a run with labels: begin a new text by another; alone, list them.", label),
     Command("heat", "[on|off]", "Colour each token by how much it surprises the model, in bits.", heat),
     Command("multi", "", 'Type several lines; """ ends them.', multi),
     Command("reset", "", "Begin a new text.", reset),
@@ -208,15 +210,16 @@ def is_command(line: str) -> bool:
     return line.startswith("/") and not line.startswith("//")
 
 
-def complete(line: str, branches: tuple[str, ...] = ()) -> list[str]:
+def complete(line: str, branches: tuple[str, ...] = (), labels: tuple[str, ...] = ()) -> list[str]:
     """What the last word of an unfinished command may become: a command's name, or what is known to stand after it."""
     name, space, rest = line[1:].partition(" ")
-    if not is_command(line) or " " in rest:
+    if not is_command(line):
         return []
     if not space:
         return ["/" + command.name for command in COMMANDS if command.name.startswith(name.lower())]
-    values = {**_VALUES, "set": all_settings.NAMES, "goto": branches}.get(name.lower(), ())
-    return [known for known in values if known.startswith(rest)]
+    values = {**_VALUES, "set": all_settings.NAMES, "goto": branches, "label": labels}.get(name.lower(), ())
+    words = rest.rfind(" ") + 1  # those before the last: a label may have several
+    return [known[words:] for known in values if known.startswith(rest)]
 
 
 def wants_file(line: str) -> str | None:

@@ -22,18 +22,21 @@ MANY_LINES = 16  # of a loaded text, to see where one left it
 def save(session: Session, argument: str) -> Iterator[Output]:
     """Write the whole tree to a file; another session's file may be replaced, any other may not."""
     path = _writable(argument, memory.is_session)
-    memory.write(path, session.partner, session.tree, session.settings, session.turns)
+    memory.write(path, session.kept(), session.settings, session.turns)
     session.exports.discard(path.resolve())
     yield Notice(f"Saved. `/load {argument}` goes on from here.")
 
 
 def load(session: Session, argument: str) -> Iterator[Output]:
     """Go on from a saved session, its settings included; the present one stays as it is if that fails."""
-    tree, settings = memory.read(_path(argument), session.partner, session.turns)
+    trees, settings = memory.read(_path(argument), session.partner, session.turns)
     session.check(settings)
     session.settings = settings
-    session.replace(tree)
-    yield Notice(f"Loaded. {where(session)}.")
+    session.trees.clear()
+    for tree in reversed(trees):
+        session.replace(tree)
+    by = f"Label {session.partner.label}. " if session.partner.label else ""
+    yield Notice(f"Loaded. {by}{where(session)}.")
     yield passage(session, MANY_LINES)
 
 

@@ -6,7 +6,7 @@ first layer's bias. Whoever steps through the rest need not know that there are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig
+from charrnn.decoding.settings import did_you_mean
+from charrnn.errors import UsageError
 
 Floats = NDArray[np.float32]
 BIAS = "layers.0.bias_ih"
+NAMED = 20  # labels that a message lists
+EXCERPT = 40  # characters of each
 
 
 def fold(config: ModelConfig, weights: Mapping[str, NDArray[Any]], label: int) -> tuple[ModelConfig, dict[str, Any], Floats]:
@@ -31,3 +35,17 @@ def fold(config: ModelConfig, weights: Mapping[str, NDArray[Any]], label: int) -
     begin = np.zeros((arrays, 1, width), np.float32) if first is None else first[label].reshape(arrays, 1, width).copy()
     begin.setflags(write=False)
     return replace(config, task="language"), plain, begin
+
+
+def number_of(label: str, labels: Sequence[str]) -> int:
+    """Which of a model's labels this is; raises UsageError, with the labels there are, if it is none of them."""
+    if label in labels:
+        return labels.index(label)
+    meant = did_you_mean(label, labels)
+    raise UsageError(f"there is no label {label[:EXCERPT]!r}.", f"{meant} {listed(labels)}".strip())
+
+
+def listed(labels: Sequence[str]) -> str:
+    """The labels there are, in a sentence."""
+    more = f" and {len(labels) - NAMED:,} more" if len(labels) > NAMED else ""
+    return f"The labels are: {', '.join(label[:EXCERPT] for label in labels[:NAMED])}{more}."

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -29,24 +29,37 @@ MAX_FILE_BYTES = 32 << 20  # a year of writing; as Python objects, thirty times 
 MOST_ATTEMPTS = 1 << 32  # from there on attempts are redraws (voice.py)
 
 
-def write(path: Path, partner: Partner, tree: Tree, settings: Settings, turns: Turns | None) -> None:
-    """Put a session at `path`, all of it or nothing; raises what durable.replace raises."""
+def write(path: Path, trees: Sequence[Tree], settings: Settings, turns: Turns | None) -> None:
+    """Put a session at `path`, all of it or nothing; raises what durable.replace raises.
+
+    The first of the trees is the one in use; there are others only where each label has one.
+    """
+    partner = trees[0].partner
     document = {
         FORMAT: VERSION,
         "model": {"name": partner.name, "digest": partner.digest},
         "settings": asdict(settings),
         "turns": None if turns is None else [turns.you, turns.model],
+    }
+    if partner.labels:
+        others = {tree.partner.label: _grown(tree) for tree in trees[1:]}
+        document |= {"label": partner.label, "others": others}
+    document |= _grown(trees[0])
+    data = json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
+    if len(data) > MAX_FILE_BYTES:
+        message = f"the session has {len(data):,} bytes; /load reads at most {MAX_FILE_BYTES:,}."
+        raise CharrnnError(message, "/export keeps the text.")
+    durable.replace(path, data)
+
+
+def _grown(tree: Tree) -> dict[str, Any]:
+    return {
         "current": tree.current,
         "branch": tree.branch,
         "branches": tree.ends,
         "onward": tree.onward,
         "nodes": [asdict(node) for node in tree.nodes[1:]],  # node 0, the root, holds nothing
     }
-    data = json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8") + b"\n"
-    if len(data) > MAX_FILE_BYTES:
-        message = f"the session has {len(data):,} bytes; /load reads at most {MAX_FILE_BYTES:,}."
-        raise CharrnnError(message, "/export keeps the text.")
-    durable.replace(path, data)
 
 
 def is_session(path: Path) -> bool:
@@ -60,16 +73,14 @@ def is_session(path: Path) -> bool:
         return False
 
 
-def read(path: Path, partner: Partner, turns: Turns | None) -> tuple[Tree, Settings]:
-    """The tree and settings of a file that `partner` wrote, with such `turns`; raises DataError on any other file."""
+def read(path: Path, partner: Partner, turns: Turns | None) -> tuple[list[Tree], Settings]:
+    """The trees and settings of a file that `partner` wrote, with such `turns`; raises DataError on any other file."""
     document = _document(path)
     _check_model(document, partner, path)
     _check_turns(document.get("turns"), turns, partner, path)
     try:
         settings = all_settings.from_mapping(document.get("settings"))
-        tree = _nodes(document.get("nodes"), partner)
-        _restore_places(tree, document)
-        return tree, settings
+        return [_tree(part, owner, document[FORMAT]) for owner, part in _parts(document, partner)], settings
     except (DataError, UsageError) as error:
         raise _damaged(path, error.message.rstrip(".")) from error
 
@@ -150,6 +161,28 @@ def _start(name: str, turns: Any) -> str:
     return f"Leave with /bye and start `{command}`."
 
 
+def _parts(document: Mapping[str, Any], partner: Partner) -> Iterator[tuple[Partner, Mapping[str, Any]]]:
+    """Whose tree stands where, the one in use first; raises DataError if a label is none of the model's."""
+    if partner.by is None:
+        if "label" in document:
+            raise DataError("it has a label, and this model writes by none")
+        yield partner, document
+        return
+    others = document.get("others", {})
+    if not isinstance(others, dict):
+        raise DataError("it does not say what was written by other labels")
+    for label, part in ((document.get("label"), document), *others.items()):
+        if label not in partner.labels or not isinstance(part, Mapping) or (part is not document and label == document["label"]):
+            raise DataError("its labels are not those of this model")
+        yield partner.by(label), part
+
+
+def _tree(part: Mapping[str, Any], partner: Partner, version: int) -> Tree:
+    tree = _nodes(part.get("nodes"), partner)
+    _restore_places(tree, part, version)
+    return tree
+
+
 def _nodes(rows: Any, partner: Partner) -> Tree:
     if not isinstance(rows, list):
         raise DataError("it holds no list of nodes")
@@ -159,9 +192,9 @@ def _nodes(rows: Any, partner: Partner) -> Tree:
     return tree
 
 
-def _restore_places(tree: Tree, document: Mapping[str, Any]) -> None:
+def _restore_places(tree: Tree, document: Mapping[str, Any], version: int) -> None:
     """Where the branches end and which way one went from each node; raises DataError if that cannot be."""
-    if document[FORMAT] == 1:
+    if version == 1:
         document = {**document, "branch": MAIN, "branches": {MAIN: document.get("current")}, "onward": tree.onward}
     ends, branch, onward, current = (document.get(name) for name in ("branches", "branch", "onward", "current"))
     if not isinstance(ends, dict) or not all(map(is_branch_name, ends)):

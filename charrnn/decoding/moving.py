@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from charrnn.decoding.events import Notice, Output, Part, Passage, Problem
+from charrnn.decoding.events import Listing, Notice, Output, Part, Passage, Problem
 from charrnn.decoding.family import family
+from charrnn.decoding.labelled import number_of
 from charrnn.decoding.settings import did_you_mean
-from charrnn.decoding.tree import LONGEST_NAME, is_branch_name
+from charrnn.decoding.tree import LONGEST_NAME, Tree, is_branch_name
 
 if TYPE_CHECKING:
     from charrnn.decoding.session import Session
-    from charrnn.decoding.tree import Tree
 
 FEW_LINES = 4  # of the text, shown where one comes to another place
 EXCERPT = 40  # characters of the text's end that are shown to say where one is
@@ -101,6 +101,32 @@ def reset(session: Session, argument: str) -> Iterator[Output]:
     """Go back to the root, where another text can grow."""
     session.tree.go(0)
     yield Notice("A new text begins." if session.turns is None else "A new conversation begins.")
+
+
+def label(session: Session, argument: str) -> Iterator[Output]:
+    """List the labels, or begin a new text by one of them.
+
+    A state belongs to its label, so each label has a tree of its own, and /undo and /goto stay within it.
+    """
+    partner = session.partner
+    if partner.by is None:
+        yield Problem("This model writes by no labels.", "A run of `charrnn train --task conditional` does.")
+    elif not argument:
+        yield Listing(tuple((name, _use(session, name)) for name in partner.labels))
+    else:
+        number_of(argument, partner.labels)
+        tree = session.trees.get(argument) or Tree(partner.by(argument))
+        tree.go(0)
+        session.replace(tree)
+        before = " /tree shows what was written by it before." if len(tree.nodes) > 1 else ""
+        yield Notice(f"A new text by {argument} begins.{before}")
+
+
+def _use(session: Session, name: str) -> str:
+    """What was made of a label so far."""
+    nodes = len(session.trees[name].nodes) - 1 if name in session.trees else 0
+    written = [f"{nodes:,} node{'s' * (nodes != 1)}"] if nodes else []
+    return ", ".join(["in use"] * (name == session.partner.label) + written)
 
 
 def text(session: Session, argument: str) -> Iterator[Output]:

@@ -33,7 +33,7 @@ def draw(model: Model) -> list[str]:
     documents, left = [[""] for _ in range(STREAMS)], [CHARACTERS] * STREAMS
     tokens = generate.draw_many(
         engine, model.tokenizer, prefix, SamplingConfig(), seed=SEED, count=STREAMS, length=MOST_TOKENS * CHARACTERS,
-        at_eos="newline" if model.knows_ends else "never",
+        at_eos=model.at_eos,
     )  # fmt: skip
     for index, token in tokens:
         text = token.text.removesuffix("\n") if token.id == EOS else token.text  # that newline is no text of the model's

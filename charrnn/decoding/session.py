@@ -50,15 +50,21 @@ class Session:
         self.keys: tuple[tuple[str, str], ...] = ()  # what /help tells of them, as far as there are any
         self.exports: set[Path] = set()  # texts that this session wrote, and may write again
         self._cancelled = False
+        self.trees: dict[str, Tree] = {}  # by label, each with states of its own; one under "" where there are no labels
         self.replace(Tree(partner))
         self._watched: Copies | None = None
 
     def replace(self, tree: Tree) -> None:
-        """Go on with another tree."""
-        self.tree = tree
+        """Go on with another tree; if it is of another label, the one before stays what it is."""
+        self.tree, self.partner = tree, tree.partner
+        self.trees[self.partner.label] = tree
         self.heat = Heat(self.partner, tree, self.turns, self.cancelled)
         self._draft = Draft(self.partner)
         self.offered: tuple[int, ...] = ()  # nodes of which a digit takes one, as the next thing that is said
+
+    def kept(self) -> list[Tree]:
+        """The trees that hold anything, the one in use first."""
+        return [self.tree, *(tree for tree in self.trees.values() if tree is not self.tree and len(tree.nodes) > 1)]
 
     @property
     def text(self) -> str:
@@ -199,6 +205,8 @@ class Session:
     def _why_empty(self) -> str:
         if self.turns is not None:
             return "The answer is empty: the model leaves the word to you. Say something, or /retry."
+        if self.partner.at_eos == "end":
+            return "Nothing follows: the text ends here. Type a line, /retry, or /reset to begin another text."
         return "The answer is empty: a stop, a number of lines or the pattern ends it. Type a line, /retry, or change a setting."
 
     def _stream(self, prefix: Prefix, base: int, attempt: int) -> Iterator[Token]:

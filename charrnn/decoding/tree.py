@@ -35,6 +35,8 @@ class Partner:
 
     `start` are the ids every text begins after; `digest` tells models apart in saved files; `watch` gives what tells runs
     of more characters than a number from the training text, or raises CharrnnError.
+
+    A model that writes by `labels` writes by one of them, `label`; `by` gives it with the engine of another.
     """
 
     engine: Stepper
@@ -45,6 +47,9 @@ class Partner:
     at_eos: generate.AtEos
     card: tuple[tuple[str, str], ...] = ()
     watch: Callable[[int], Copies] | None = None
+    label: str = ""
+    labels: tuple[str, ...] = ()
+    by: Callable[[str], Partner] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,10 @@ class Measure:
 
 
 class Tree:
-    """All nodes (parents before children; node 0 is the root) and the branches, of which one is being written on."""
+    """All nodes (parents before children; node 0 is the root) and the branches, of which one is being written on.
+
+    The states are those of one partner, and so of one label, if it writes by labels.
+    """
 
     def __init__(self, partner: Partner) -> None:
         self.nodes = [Node(-1, "root", (), "")]
@@ -83,7 +91,7 @@ class Tree:
         self.ends = {MAIN: 0}  # of each branch, the last node written
         self.onward = [0]  # of each node, the child one was last at; 0 if at none
         self._measures = [Measure()]
-        self._partner = partner
+        self.partner = partner
         self._prefixes: dict[int, Prefix] = {}
         self._met: deque[int] = deque()  # the nodes whose states came last
         self._stable: dict[int, Prefix] = {}  # of some of these, what is before the end of your line that may change (healing.py)
@@ -165,7 +173,7 @@ class Tree:
 
         `count` is how many tokens it has to remember; of its shape, only the line that is open counts.
         """
-        node, tokenizer, line = self.nodes[index], self._partner.tokenizer, self.open_line(index)
+        node, tokenizer, line = self.nodes[index], self.partner.tokenizer, self.open_line(index)
         stable = healing.stable(tokenizer, node.text) if node.kind == "you" else len(node.text)
         if stable == len(node.text):
             return Opening(prefix, self.recent(index, count), line)
@@ -173,7 +181,7 @@ class Tree:
         if index not in self._stable:
             before = self.prefix(node.parent)
             assert before is not None
-            self.know_stable(index, generate.prime(self._partner.engine, ids, before))
+            self.know_stable(index, generate.prime(self.partner.engine, ids, before))
         recent = (*self.recent(node.parent, count), *ids)[-count:]
         return Opening(self._stable[index], recent, line, node.text[stable:])
 
@@ -212,7 +220,7 @@ class Tree:
 
     def _prime(self, index: int, cancelled: Callable[[], bool]) -> bool:
         """Read node `index` after the known state before it; False if cancelled, and then the next time goes on from there."""
-        ids = self.nodes[index].ids if index else self._partner.start
+        ids = self.nodes[index].ids if index else self.partner.start
         begun, place, known = self._begun
         if begun != index:
             place, known = 0, self._prefixes.get(self.nodes[index].parent)
@@ -220,7 +228,7 @@ class Tree:
             self._begun = (index, place, known)
             if cancelled():
                 return False
-            known = generate.prime(self._partner.engine, ids[place : place + PRIME_AT_ONCE], known)
+            known = generate.prime(self.partner.engine, ids[place : place + PRIME_AT_ONCE], known)
             place += PRIME_AT_ONCE
         assert known is not None, "a model has start ids"
         self.know(index, known)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -61,6 +61,16 @@ class Model:
     def knows_ends(self) -> bool:
         """Whether it learnt from several documents, and so where one ends."""
         return self.start == (EOS,)
+
+    @property
+    def at_eos(self) -> Literal["end", "newline", "never"]:
+        """What <eos> does to a text that it writes, unless something else is asked for (see generate.stream).
+
+        One by a label stands alone: it ends there. Of a text from one document the model never learnt where it ends.
+        """
+        if self.config.task == "conditional":
+            return "end"
+        return "newline" if self.knows_ends else "never"
 
     @property
     def unfinished(self) -> bool:
