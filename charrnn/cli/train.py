@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Generator, Mapping
@@ -192,15 +193,19 @@ def _conclude(started: Started, finished: Finished, root: Path) -> None:
         console.say(f"interrupted at step {finished.step:,}, saved; go on with `charrnn train --resume {name}{elsewhere}`")
         return
     why = " (no better for a while)" if finished.reason == "early stop" else ""
+    bits = f"{finished.best_bits_per_character:.4f} bits per character, "
     console.say(
         f"done after {finished.step:,} steps{why}, {duration(finished.seconds)}: best loss {finished.best_loss:.4f}, "
-        f"{finished.best_bits_per_character:.4f} bits per character, at step {finished.best_step:,}"
+        f"{'' if math.isnan(finished.best_bits_per_character) else bits}at step {finished.best_step:,}"
     )
     console.say(f"saved in {console.shown_path(finished.folder)}")
     if command := finished.command or started.command:
         console.say(f"the same again: {command}")
-    console.say(f"write with it: charrnn sample {name}{elsewhere}")
-    if _can_chat(finished.folder):
+    from charrnn.runs.model import DOES
+
+    does, use = DOES[task := started.settings["task"]]
+    console.say(f"{does} with it: charrnn {use.format(name + elsewhere)}")
+    if task == "language" and _can_chat(finished.folder):
         console.say(f"talk with it: charrnn chat {name}{elsewhere}")
 
 
