@@ -31,7 +31,7 @@ MOST_BYTES = 2 << 30  # of one file, unpacked
 MOST_HEADER = 10_000  # characters, as NumPy's own reader has it
 UNICODE = 0x110000
 MOST_FEATURES = 65_536  # numbers in a row
-LARGEST = 1e30  # of a number: its square must still be one
+LARGEST = 1e18  # of a number: their mean and its square must be numbers that a setting, and float32, can hold
 DAMAGED = (  # what NumPy and zipfile raise on files that lie; OSError: bz2's word for damage, as LZMAError is lzma's
     ValueError, KeyError, TypeError, OverflowError, MemoryError, EOFError, NotImplementedError, RuntimeError, OSError,
     SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError,

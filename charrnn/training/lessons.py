@@ -28,6 +28,9 @@ UNEVEN = 3  # times as many examples of one label as of another, of which a note
 
 def read_rows(sources: Sequence[Source], reading: ReadingConfig, task: str, *, several: bool = True) -> list[Row]:
     """The rows of all sources, as `task` has them, with `several` labels if there are any to learn; raises CorpusError."""
+    for source in sources:
+        if source.path.suffix.lower() == ".npz":
+            raise CorpusError(f"{source.name!r} holds numbers, no text.", "Add --input rows, with --task classify.")
     columns = rows.paired(reading) if task == "seq2seq" else rows.labelled(reading)
     found = rows.read(sources, reading, columns)
     if task != "seq2seq":
