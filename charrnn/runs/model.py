@@ -20,6 +20,7 @@ from charrnn.runs import checkpoint
 from charrnn.runs.checkpoint import Checkpoint, Tensors
 from charrnn.runs.metrics import METRICS_FILE as METRICS_FILE
 from charrnn.text import tokenizers
+from charrnn.text.examples import is_name
 from charrnn.text.tokenizers import EOS, Tokenizer
 from charrnn.weights import weight_shapes
 
@@ -34,7 +35,6 @@ DOES = {  # what a model of each task does, and the command for it
     "classify": ("tell labels", "classify {} TEXT"),
     "seq2seq": ("answer texts", "translate {} TEXT"),
 }
-LABEL_LENGTH = 200  # characters
 MOST_SAID = 200  # characters of what a file says of itself that a message repeats
 AVERAGE = "average/"  # prefix of the averaged weights inside LAST_FILE
 
@@ -178,15 +178,10 @@ def _check_weights(config: ModelConfig, weights: Tensors, name: str) -> None:
 
 def _labels(metadata: Mapping[str, Any], config: ModelConfig, name: str) -> tuple[str, ...]:
     labels = metadata.get("labels", [])
-    proper = isinstance(labels, list) and all(isinstance(label, str) and 0 < len(label) <= LABEL_LENGTH for label in labels)
-    if not proper or len(set(labels)) != len(labels) or len(labels) != config.classes or any(map(_is_broken, labels)):
+    proper = isinstance(labels, list) and all(isinstance(label, str) and is_name(label) for label in labels)
+    if not proper or len(set(labels)) != len(labels) or len(labels) != config.classes:
         raise CheckpointError(f"{name!r} does not say what its {config.classes:,} labels are.", "Use another copy of it.")
     return tuple(labels)
-
-
-def _is_broken(text: str) -> bool:
-    """Whether there is half a surrogate pair in it, which no file and no terminal takes."""
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _tokenizer(content: Checkpoint, name: str) -> Tokenizer:

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -21,11 +24,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.errors import CorpusError
+from charrnn.text.examples import LABEL_LENGTH, is_name
 from charrnn.text.sources import Source, unreadable
 
 MOST_BYTES = 2 << 30  # of one file, unpacked
 MOST_HEADER = 10_000  # characters, as NumPy's own reader has it
-LABEL_LENGTH = 200  # characters
+UNICODE = 0x110000
+MOST_FEATURES = 65_536  # numbers in a row
+LARGEST = 1e18  # of a number: their mean and its square must be numbers that a setting, and float32, can hold
+DAMAGED = (  # what NumPy and zipfile raise on files that lie; OSError: bz2's word for damage, as LZMAError is lzma's
+    ValueError, KeyError, TypeError, OverflowError, MemoryError, EOFError, NotImplementedError, RuntimeError, OSError,
+    SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 EXPECTED = "Give an .npz with x (N, T, F) and y (N,), or two IDX files: pictures and labels."
 
@@ -51,10 +61,10 @@ def read(sources: Sequence[Source], labelled: bool = True) -> Numbers:
     if len(shapes) > 1:
         raise CorpusError(f"the sequences are of different shapes: {sorted(shapes)}.", "Give files of one shape.")
     rows = np.concatenate(arrays["x"])
-    labels = [str(value) for array in arrays["y"] for value in array.tolist()]
-    if arrays["y"] and len(labels) != len(rows):
-        raise CorpusError(f"there are {len(rows):,} sequences and {len(labels):,} labels.", "Give as many of both.")
-    return Numbers(rows, tuple(labels))
+    number = sum(map(len, arrays["y"]))
+    if arrays["y"] and number != len(rows):
+        raise CorpusError(f"there are {len(rows):,} sequences and {number:,} labels.", "Give as many of both.")
+    return Numbers(rows, tuple(str(value) for array in arrays["y"] for value in array.tolist()))
 
 
 def _arrays(source: Source) -> dict[str, NDArray[Any]]:
@@ -63,7 +73,7 @@ def _arrays(source: Source) -> dict[str, NDArray[Any]]:
     try:
         found = _npz(data) if data.startswith(b"PK\x03\x04") else _idx(data)
         return {name: _checked(name, array) for name, array in found.items()}
-    except (ValueError, KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except DAMAGED as error:
         why = str(error).splitlines()[0][:200] if str(error) else "it is damaged"
         raise CorpusError(f"{source.name!r} holds no rows of numbers: {why}.", EXPECTED) from error
 
@@ -100,8 +110,8 @@ def _npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
         if kind.kind not in "buifU" or kind.itemsize > 4 * LABEL_LENGTH:
             raise ValueError(f"{info.filename} holds {kind}, no numbers")
         size = math.prod(shape) * kind.itemsize
-        if not 0 <= size <= MOST_BYTES:
-            raise ValueError(f"{info.filename} says it has {size:,} bytes")
+        if min(shape, default=1) < 0 or size > MOST_BYTES:
+            raise ValueError(f"{info.filename} says it has the shape {str(shape)[:80]}")
         body = file.read(size + 1)
     if len(body) != size:
         raise ValueError(f"{info.filename} is shorter or longer than it says")
@@ -110,6 +120,8 @@ def _npy(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"it is of version {version[0]}")
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, columns_first, kind = read_header(file, max_header_size=MOST_HEADER)
     return shape, columns_first, kind
@@ -132,13 +144,27 @@ def _idx(data: bytes) -> dict[str, NDArray[Any]]:
 def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
     """Sequences as (N, T, F) of float32, or labels as they are; raises ValueError."""
     if name == "y":
-        if array.ndim != 1 or not (array.dtype.kind in "buiU" or bool(np.all(array == np.floor(array)))):
-            raise ValueError(f"y is {array.dtype} of shape {array.shape}; expected whole numbers or texts (N,)")
-        return array.astype(np.int64) if array.dtype.kind == "f" else array
-    if array.dtype.kind == "U" or array.ndim not in (2, 3) or 0 in array.shape:
+        return _labels(array)
+    if array.dtype.kind == "U" or array.ndim not in (2, 3) or 0 in array.shape or array.shape[2:] > (MOST_FEATURES,):
         raise ValueError(f"x is {array.dtype} of shape {array.shape}; expected numbers (N, T, F)")
+    if 4 * array.size > MOST_BYTES:  # a file of bytes takes four times as much here
+        raise ValueError(f"x holds {array.size:,} numbers; expected at most {MOST_BYTES // 4:,}")
     with np.errstate(over="ignore"):
         rows = (array if array.ndim == 3 else array[..., None]).astype(np.float32)
-    if not np.isfinite(rows).all():
-        raise ValueError("x holds values that are no finite numbers")
+    if not -LARGEST <= float(rows.min()) <= float(rows.max()) <= LARGEST:  # nan if one of them is
+        raise ValueError(f"x holds values that are no finite numbers, or beyond {LARGEST:g}")
     return rows
+
+
+def _labels(array: NDArray[Any]) -> NDArray[Any]:
+    """Labels (N,) as whole numbers or proper names; raises ValueError."""
+    with np.errstate(over="ignore"):
+        whole = array.dtype.kind in "buiU" or bool(np.all((array == np.floor(array)) & (np.abs(array) < 2.0**63)))
+    if array.ndim != 1 or not whole:
+        raise ValueError(f"y is {array.dtype} of shape {array.shape}; expected whole numbers or texts (N,)")
+    if array.dtype.kind == "U" and int(array.view(f"{array.dtype.byteorder}u4").max(initial=0)) >= UNICODE:
+        raise ValueError("y holds what is no character")  # and CPython's SystemError, if it were asked
+    for label in np.unique(array).tolist() if array.dtype.kind == "U" else ():
+        if not is_name(label):
+            raise ValueError(f"y holds the label {label!a}; expected 1 to {LABEL_LENGTH} characters, none of them for control")
+    return array.astype(np.int64) if array.dtype.kind == "f" else array

@@ -6,6 +6,7 @@ nothing of files.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+LABEL_LENGTH = 200  # characters
 SPLIT_KEY = 20  # of the shuffle; --seed does not touch it, so that runs with different seeds can be compared
 
 
@@ -91,18 +93,22 @@ class Parts:
 def split(number: int, labels: Ints | None, fraction: float) -> tuple[Ints, Ints]:
     """Which of `number` examples are learnt from and which are held out, each in rising order.
 
-    Of each label (or of all, without labels) the share `fraction` is held out, rounded, but at least one of two.
+    Of each label (or of all, without labels) the share `fraction` is held out, rounded, but at least one of two; of each
+    at least one is learnt from.
     """
     groups = [np.arange(number)] if labels is None else [np.flatnonzero(labels == label) for label in np.unique(labels)]
     held: list[Ints] = []
     for group in groups:
-        count = round(fraction * len(group))
-        if fraction and len(group) > 1:
-            count = min(max(count, 1), len(group) - 1)
+        count = min(max(round(fraction * len(group)), 1), len(group) - 1) if fraction else 0
         order = np.random.Generator(np.random.Philox(key=[SPLIT_KEY, len(group)])).permutation(len(group))
         held.append(group[order[:count]])
     out = np.sort(np.concatenate(held)) if held else np.zeros(0, np.int64)
     return np.setdiff1d(np.arange(number), out), out
+
+
+def is_name(label: str) -> bool:
+    """Whether a label can be one: short, and of characters that a file and a terminal take."""
+    return 0 < len(label) <= LABEL_LENGTH and not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in label)
 
 
 def named(labels: Iterable[str]) -> tuple[str, ...]:

@@ -105,7 +105,7 @@ def field(value: Any, name: str, where: str) -> str:
 
 
 def _table(source: Source, text: Iterable[str], columns: Columns) -> Iterator[tuple[int, tuple[str, str]]]:
-    rows = reading_room.csv_rows(source, text)
+    rows = (row for row in reading_room.csv_rows(source, text) if any(cell.strip() for cell in row[1]))
     first = next(rows, None)
     if first is None:
         return
@@ -113,8 +113,7 @@ def _table(source: Source, text: Iterable[str], columns: Columns) -> Iterator[tu
     if not header:
         yield first[0], _pair(source, first, places, columns)
     for row in rows:
-        if any(cell.strip() for cell in row[1]):
-            yield row[0], _pair(source, row, places, columns)
+        yield row[0], _pair(source, row, places, columns)
 
 
 def _places(source: Source, first: list[str], columns: Columns) -> tuple[tuple[int, int], bool]:

@@ -46,8 +46,12 @@ def read(model: Model, sources: Sequence[Source], reading: ReadingConfig, split:
         held = examples.split(len(rows), labels, val_fraction(model))[1]
         rows, labels = [rows[index] for index in held.tolist()], None if labels is None else labels[held]
     if not rows:
-        raise CorpusError("there is nothing to score.", "Name a file with more rows, or use --split all.")
+        raise _nothing()
     return of_rows(model, rows, labels)
+
+
+def _nothing() -> CorpusError:
+    return CorpusError("there is nothing to score.", "Name a file with more rows, or use --split all.")
 
 
 def of_rows(model: Model, rows: Sequence[Row], labels: Ints | None) -> Examples:
@@ -81,8 +85,12 @@ def _numbers(model: Model, sources: Sequence[Source], split: str) -> Examples:
             f"the label {unknown[0][:80]!r} is none of {model.name}'s.", "Give files with the labels it has learnt."
         )
     labels = examples.numbered(numbers.labels, model.labels)
-    whole = Examples(lessons.of_rows(numbers.rows), None, labels)
-    return whole.take(examples.split(len(labels), labels, val_fraction(model))[1]) if split == "val" else whole
+    if split == "all":
+        return Examples(lessons.of_rows(numbers.rows), None, labels)
+    held = examples.split(len(labels), labels, val_fraction(model))[1]
+    if not len(held):
+        raise _nothing()
+    return Examples(lessons.of_rows(numbers.rows[held]), None, labels[held])
 
 
 def check_width(model: Model, found: arrays.Numbers) -> None:

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from charrnn.config import ReadingConfig, TokenizerConfig
 from charrnn.errors import CorpusError
-from charrnn.runs.model import LABEL_LENGTH
 from charrnn.text import arrays, examples, rows, tokenizers
 from charrnn.text.corpus import Source, Survey, raw_digest
-from charrnn.text.examples import Examples, Ints, Parts, Ragged
+from charrnn.text.examples import LABEL_LENGTH, Examples, Ints, Parts, Ragged, is_name
 from charrnn.text.rows import Row
 from charrnn.text.sources import stem
 from charrnn.text.tokenizers import EOS, ByteTokenizer, Tokenizer, well_formed
@@ -29,10 +28,13 @@ UNEVEN = 3  # times as many examples of one label as of another, of which a note
 
 def read_rows(sources: Sequence[Source], reading: ReadingConfig, task: str, *, several: bool = True) -> list[Row]:
     """The rows of all sources, as `task` has them, with `several` labels if there are any to learn; raises CorpusError."""
+    for source in sources:
+        if source.path.suffix.lower() == ".npz":
+            raise CorpusError(f"{source.name!r} holds numbers, no text.", "Add --input rows, with --task classify.")
     columns = rows.paired(reading) if task == "seq2seq" else rows.labelled(reading)
     found = rows.read(sources, reading, columns)
     if task != "seq2seq":
-        _check_lengths(found)
+        _check_names(found)
     if task == "classify" and several:
         _check_labels(found[0].where, [row.first for row in found])
     return found
@@ -44,13 +46,19 @@ def _check_labels(where: str, labels: Sequence[str]) -> None:
         raise CorpusError(f"{found}: there is nothing to tell apart.", "Give rows of at least two labels.")
 
 
-def _check_lengths(found: Sequence[Row]) -> None:
+def _check_names(found: Sequence[Row]) -> None:
     """Labels are names: a column of texts in their place is a mistake."""
     for row in found:
         if len(row.first) > LABEL_LENGTH:
             shown = f"{row.where} has a label of {len(row.first):,} characters; expected at most {LABEL_LENGTH}"
             raise CorpusError(f"{shown}.", "Rows are label<TAB>text; --label-column names another column.")
-    if len({row.first for row in found}) > MOST_LABELS:
+        if not is_name(row.first):
+            raise CorpusError(f"{row.where} has the label {row.first!a}, with a control character in it.", rows.MEND)
+    _check_number([row.first for row in found])
+
+
+def _check_number(labels: Sequence[str]) -> None:
+    if len(set(labels)) > MOST_LABELS:
         raise CorpusError(f"there are more than {MOST_LABELS:,} different labels.", "Name the --label-column.")
 
 
@@ -142,6 +150,7 @@ def numbers(sources: Sequence[Source], fraction: float) -> tuple[Survey, Tokeniz
     """Sequences of numbers with their labels; the tokenizer is there for the file's sake alone."""
     found = arrays.read(sources)
     _check_labels(repr(sources[0].name), found.labels)
+    _check_number(found.labels)
     names = examples.named(found.labels)
     labels = examples.numbered(found.labels, names)
     kept, held = examples.split(len(labels), labels, fraction)

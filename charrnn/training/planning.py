@@ -22,6 +22,7 @@ from charrnn.training.material import Material, part
 from charrnn.training.probe import seconds_per_step
 from charrnn.training.recipe import Bound, Facts, Plan
 
+LEAST_DEVIATION = 1e-30  # of rows of numbers, that they can be divided by it in float32
 BUSY_LOOK = 3.0  # times as long as one thread took, after which more threads are known to be slower
 
 
@@ -82,7 +83,8 @@ def _found(material: Material) -> dict[str, Any]:
     found: dict[str, Any] = {"task": material.task, "classes": len(data.names)}
     values = data.train.inputs.values
     if values.dtype.kind == "f":
-        deviation = float(values.std(dtype=float)) or 1.0
+        deviation = float(values.std(dtype=float))
+        deviation = deviation if deviation > LEAST_DEVIATION else 1.0
         found |= {"features": values.shape[1], "input_mean": float(values.mean(dtype=float)), "input_deviation": deviation}
     return found
 
