@@ -16,6 +16,7 @@ COMMANDS = {
     "sample": "charrnn.cli.sample:sample",
     "repl": "charrnn.cli.repl:repl",
     "chat": "charrnn.cli.chat:chat",
+    "translate": "charrnn.cli.translate:translate",
     "eval": "charrnn.cli.evaluate:evaluate",
     "score": "charrnn.cli.score:score",
     "runs": "charrnn.cli.runs:runs",
