@@ -62,11 +62,11 @@ def show(source: Sequence[str], answer: Sequence[str], weights: NDArray[Any], ho
 
 def lines(columns: Sequence[str], rows: Sequence[str], weights: NDArray[Any], how: Look) -> Iterator[Cells]:
     """The picture, a line after the other: the source, then a line for each row."""
-    aside = max(map(_width, rows), default=0)
+    aside = max(map(console.width, rows), default=0)
     yield [(" " * (aside + 1) + "".join(columns), "")]
     for row, shares in zip(rows, weights.tolist(), strict=True):
-        cells: Cells = [(row + " " * (aside - _width(row) + 1), "")]
-        cells += [_cell(share, _width(label), how.shaded) for label, share in zip(columns, shares, strict=False)]
+        cells: Cells = [(row + " " * (aside - console.width(row) + 1), "")]
+        cells += [_cell(share, console.width(label), how.shaded) for label, share in zip(columns, shares, strict=False)]
         yield cells
 
 
@@ -90,23 +90,17 @@ def _labels(pieces: Sequence[str], how: Look) -> list[str]:
     """Pieces as they can stand in a line: nothing in them acts on a terminal, each takes at least a column."""
     shown = ("".join(NAMED.get(letter, letter) for letter in piece) for piece in pieces)
     safe = (console.visible(piece).encode(how.encoding, "replace").decode(how.encoding) for piece in shown)
-    return [piece if _width(piece) else "." for piece in safe]
+    return [piece if console.width(piece) else "." for piece in safe]
 
 
 def _fitting(columns: Sequence[str], rows: Sequence[str], width: int) -> int:
     """How many columns there is room for."""
-    left = width - max(map(_width, rows), default=0) - 1
+    left = width - max(map(console.width, rows), default=0) - 1
     for number, label in enumerate(columns):
-        left -= _width(label)
+        left -= console.width(label)
         if width and left < 0:
             return number
     return len(columns)
-
-
-def _width(text: str) -> int:
-    from rich.cells import cell_len
-
-    return cell_len(text)
 
 
 def _print(cells: Cells) -> None:

@@ -93,7 +93,8 @@ def _check_learnt(model: Model, other: Partner, turns: Turns, *, asked: bool) ->
 
 def can_chat(model: Model, turns: Turns) -> bool:
     """Whether a model has learnt these turns; an engine is made only for one that can read them."""
-    return not model.tokenizer.unknown(turns.you + turns.model) and knows_turns(sessions.partner(model), turns)
+    readable = model.config.task == "language" and not model.tokenizer.unknown(turns.you + turns.model)
+    return readable and knows_turns(sessions.partner(model), turns)
 
 
 def knows_turns(other: Partner, turns: Turns) -> bool:

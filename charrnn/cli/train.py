@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -199,17 +199,21 @@ def _conclude(started: Started, finished: Finished, root: Path) -> None:
     console.say(f"saved in {console.shown_path(finished.folder)}")
     if command := finished.command or started.command:
         console.say(f"the same again: {command}")
-    console.say(f"write with it: charrnn sample {name}{elsewhere}")
-    if _can_chat(finished.folder):
-        console.say(f"talk with it: charrnn chat {name}{elsewhere}")
+    for use, command in _uses(finished.folder):
+        console.say(f"{use}: charrnn {command.format(name)}{elsewhere}")
 
 
-def _can_chat(folder: Path) -> bool:
+def _uses(folder: Path) -> Iterator[tuple[str, str]]:
+    """What can be done with a run, and the command for it."""
     from charrnn.cli import chat
     from charrnn.decoding.turns import STANDARD
-    from charrnn.runs import model
+    from charrnn.runs import model as models
 
     try:
-        return chat.can_chat(model.load(folder), STANDARD)
+        model = models.load(folder)
     except CharrnnError:  # somebody else's business has removed it, perhaps; the run is done
-        return False
+        return
+    does, command = models.DOES[model.config.task]
+    yield "write with it" if model.config.task == "language" else f"{does} with it", command
+    if model.config.task == "seq2seq" or chat.can_chat(model, STANDARD):
+        yield "talk with it", "chat {}"
