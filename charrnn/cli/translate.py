@@ -86,7 +86,9 @@ def translate(run: str, text: tuple[str, ...], attention: bool, as_json: bool, c
     from charrnn.training import examiner  # torch: only when the sources have been found
 
     with console.Output() as out:
-        network = examiner.network_of(model, values["device"] or "auto", values["threads"] or 0)
+        # Steps are small: one thread answers 600 numbers in 3.0 s, two in 5.5 s.
+        threads = 1 if values["threads"] is None else values["threads"]
+        network = examiner.network_of(model, values["device"] or "auto", threads)
         translator = _Translator(model, network, wishes, out)
         for several in pairs:
             translator.answer(several)
