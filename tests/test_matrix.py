@@ -57,12 +57,21 @@ WORKING: dict[tuple[str, ...], bool] = {
     ("plot", "toy", "--json"): True,
     ("--version",): True,
 }
-TALKING = {("repl", "toy", *WRITING), ("chat", "talk", "--seed", "1"), ("sample", "toy", "-i", *WRITING)}
+TALKING = {
+    ("repl", "toy", *WRITING), ("chat", "talk", "--seed", "1"), ("chat", "pairs", "--seed", "1"),
+    ("sample", "toy", "-i", *WRITING),
+}  # fmt: skip
 TORCH = {  # these load it, so they run once, and all of them only in the soak
     TRAINING: False,
     ("train", "--resume", "nobody"): False,
     ("eval", "toy", "text.txt", "--threads", "1"): True,
     ("bench", "sample", "--shape", "1x8", "--rounds", "1"): True,
+    ("eval", "pairs", "pairs.tsv", "--threads", "1"): True,
+    ("translate", "pairs", "the", "boat"): True,
+    ("translate", "pairs", "-"): True,
+    ("translate", "pairs", "pairs.tsv", "--attention"): True,
+    ("translate", "pairs", "the boat", "--json", "--top", "2"): True,
+    ("chat", "pairs", "--seed", "1"): True,
 }
 CODES = {("train", "--resume", "nobody"): 65}
 WRONG_LINES = [["bogus"], ["sample", "nobody"], ["train"], ["sample", "--temp", "hot"], ["bench", "x"]]
@@ -90,13 +99,15 @@ FEW = [line for line in WORKING if not {"--num", "--json", "-"} & set(line) and 
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a text and two runs, in a folder of its own."""
     folder = tmp_path_factory.mktemp("outside") / "inside"
-    talker, units = toy.talker(), toy.tokenizer()
-    for name, shape, weights, tokenizer in (("toy", toy.config(units), toy.weights(units), units), ("talk", *talker)):
+    talker, answerer, units = toy.talker(), toy.answerer(), toy.tokenizer()
+    stored = (("toy", toy.config(units), toy.weights(units), units), ("talk", *talker), ("pairs", *answerer))
+    for name, shape, weights, tokenizer in stored:
         about = {"name": name, "start": tokenizer.encode("\n").tolist(), "provenance": {}}
         (folder / "checkpoints" / name).mkdir(parents=True)
         models.save(folder / "checkpoints" / name / models.MODEL_FILE, shape, tokenizer, weights, about)
     log = [{"event": "step", "step": step, "loss": 4 / step, "accuracy": 0.1, "gradient_norm": 1.0} for step in range(1, 9)]
     (folder / "checkpoints" / "toy" / METRICS_FILE).write_text("\n".join(map(json.dumps, log)), encoding="utf-8")
+    (folder / "pairs.tsv").write_text("the boat\tit\nthe tide\tand\n", encoding="utf-8")
     (folder / "text.txt").write_text((toy.TALE + "\n") * 3, encoding="utf-8")
     return folder
 
@@ -249,7 +260,10 @@ def numeric(option: click.Parameter) -> bool:
 NUMERIC = [(path, option) for path, found in leaves() for option in found.params if numeric(option)]
 LASTING = [(options.LengthType, value) for value in ("inf", "Infinity")]  # documented as values
 FILES = {path: found for path, found in leaves() if "config" in [one.name for one in found.params]}
-NEEDED = {("train",): ["a"], ("eval",): ["nobody", "a"], ("score",): ["nobody", "a"], ("bench", "train"): ["a"]}
+NEEDED = {
+    ("train",): ["a"], ("eval",): ["nobody", "a"], ("score",): ["nobody", "a"], ("translate",): ["nobody", "a"],
+    ("bench", "train"): ["a"],
+}  # fmt: skip
 
 
 @pytest.fixture
