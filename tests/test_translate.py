@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import runpy
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,29 +16,33 @@ import numpy as np
 import pytest
 import torch
 import toy
-from commands import Run, runner
+from commands import Run, environment, runner
 
-from charrnn.cli import attention_map, sessions
+from charrnn.cli import attention_map, chat, sessions
 from charrnn.cli.attention_map import Look
-from charrnn.config import ModelConfig
+from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.decoding import memory, translate
 from charrnn.decoding.engine import Floats, Ids, State
 from charrnn.decoding.events import Heated, Notice, Problem, Text, Typed
 from charrnn.decoding.session import Session
 from charrnn.decoding.settings import Settings
 from charrnn.decoding.translate import Found, normalised
-from charrnn.decoding.turns import PAIRS
+from charrnn.decoding.turns import PAIRS, STANDARD
 from charrnn.errors import CheckpointError
 from charrnn.models import replying
 from charrnn.models.seq2seq import Seq2seq
 from charrnn.models.stepping import Decoder
 from charrnn.models.weights import export_weights
 from charrnn.runs import model as models
+from charrnn.text.examples import Examples, Ragged
 from charrnn.text.tokenizers import BOS, EOS, PAD, UNK, Tokenizer
-from charrnn.training import answering
+from charrnn.training import answering, seq2seq
+from charrnn.training.batching import Cursor
+from charrnn.training.padding import padded
 
 ROOT = Path(__file__).parent.parent
 LETTERS = "ab"
+LEARNT = (("ab", "a猫"), ("狗", "b\nb"), ("猫 a", "狗\\a"))
 UNITS = toy.letters("ab \n\\猫狗早")
 
 
@@ -188,6 +194,19 @@ def test_attention_sums_to_one_over_what_is_no_padding(seed: int) -> None:
         assert np.allclose(alone[0], weights[: len(source)], atol=1e-6)
 
 
+def taught() -> Seq2seq:
+    """A network that has learnt three pairs by heart."""
+    made, encode = network(UNITS).train(), UNITS.encode
+    pairs = [(encode(source), np.append(encode(target), EOS)) for source, target in LEARNT]
+    data = Examples(Ragged.of(source for source, _ in pairs), Ragged.of(target for _, target in pairs))
+    batch, optimizer = padded(data, np.arange(3), Cursor()), torch.optim.Adam(made.parameters(), 0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        seq2seq.loss(made, batch, (), TrainingConfig(), torch.device("cpu")).nats.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return made.eval()
+
+
 def stored(place: Path, name: str, made: Seq2seq, units: Tokenizer) -> None:
     folder = place / "checkpoints" / name
     folder.mkdir(parents=True)
@@ -199,8 +218,8 @@ def stored(place: Path, name: str, made: Seq2seq, units: Tokenizer) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two runs, one of them without attention, and some files."""
     folder = tmp_path_factory.mktemp("pairs")
-    stored(folder, "plain", network(UNITS, "last", ending=2.0), UNITS)
-    stored(folder, "pairs", network(UNITS, ending=2.0), UNITS)
+    stored(folder, "plain", network(UNITS, "last", ending=1.0), UNITS)
+    stored(folder, "pairs", taught(), UNITS)
     (folder / "lines.txt").write_text("ab\n\n猫 a\n", encoding="utf-8")
     (folder / "pairs.tsv").write_text("ab\t猫\n狗\tb\\nb\nbba\ta\n", encoding="utf-8")
     (folder / "alone.csv").write_text("source\nab\n狗\n", encoding="utf-8")
@@ -221,17 +240,17 @@ def found(done: Any) -> list[dict[str, Any]]:
 
 def test_each_way_to_name_a_source_gives_the_same_answer(run: Run) -> None:
     one, other = (run("pairs", text).out for text in ("ab", "狗"))
-    assert one.count("\n") == 1
+    assert (one, other) == ("a猫\n", "b\\nb\n")
     assert run("pairs", "a", "b").out == run("pairs", "a b").out
     assert run("pairs", "alone.csv").out == run("pairs", "some.jsonl").out == one + other
     lines = run("pairs", "lines.txt").out.split("\n")
-    assert (len(lines), lines[0] + "\n", lines[1]) == (4, one, "")
+    assert lines == ["a猫", "", "狗\\\\a", ""]
 
 
 def test_targets_are_only_counted(run: Run) -> None:
     done = run("pairs", "pairs.tsv")
     assert done.out.splitlines()[:2] == [run("pairs", text).out.rstrip("\n") for text in ("ab", "狗")]
-    assert done.err.startswith("exact match 0.00% of 3, character error rate ")
+    assert done.err.startswith("exact match 33.33% of 3, character error rate ")
     assert "of 1," in run("pairs", "some.jsonl").err
 
 
@@ -385,3 +404,61 @@ def test_the_baseline_takes_the_nearest_source() -> None:
     baseline = runpy.run_path(str(ROOT / "docs" / "baseline_pairs.py"))
     learnt = [("good morning", "1"), ("good evening", "2"), ("good evenink", "3")]
     assert baseline["answered"](learnt, ["good mornin", "good eveninx", "g"]) == ["1", "2", "1"]
+
+
+def test_lines_of_a_pipe_are_answered_as_they_come(place: Path) -> None:
+    command = [sys.executable, "-m", "charrnn", "translate", "pairs", "-"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=place, env=environment(), **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdin
+        assert child.stdout
+        answers = []
+        for line in ("ab", "", "ab"):
+            child.stdin.write(f"{line}\n".encode())
+            child.stdin.flush()
+            answers.append(child.stdout.readline())  # before the next is sent: else this waits for ever
+        child.stdin.close()
+        assert child.wait(20) == 0
+    assert (answers[0], answers[1]) == (answers[2], b"\n")
+    assert len(answers[0]) > 1
+
+
+def test_eval_tells_how_many_answers_are_right(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.chdir(place)
+    run = partial(runner(capsysbinary), "eval", "pairs", "pairs.tsv", "--threads", "1")
+    (record,) = found(run("--json"))
+    rows = [line.split("\t") for line in (place / "pairs.tsv").read_text(encoding="utf-8").splitlines()]
+    assert (record["examples"], record["tokens"], record["exact_match"]) == (3, sum(len(row[1]) for row in rows) + 2, 1 / 3)
+    assert record["wrong"][0] == {"source": "ab", "answer": "a猫", "target": "猫"}
+    assert [one["source"] for one in record["wrong"]] == ["ab", "bba"]
+    made, nats = taught(), 0.0
+    for source, target in (("ab", "猫"), ("狗", "b\nb"), ("bba", "a")):
+        decoder = Decoder(made, [UNITS.encode(source)])
+        state, before = decoder.begin(), BOS
+        for token in (*UNITS.encode(target).tolist(), EOS):
+            logits, state = decoder.step(np.array([before]), state)
+            nats, before = nats + float(np.logaddexp.reduce(logits[0].astype(np.float64)) - logits[0, token]), token
+    assert record["loss"] == pytest.approx(nats / record["tokens"], abs=1e-5)
+    assert record["bits_per_character"] == pytest.approx(nats / np.log(2) / 5, abs=1e-4)
+    text = run().out
+    assert text.startswith("exact match           33.33% of 3 with a beam of 4, greedy 33.33%\ncharacter error rate  ")
+    assert text.splitlines()[-2].split() == ["ab", "a猫", "猫"]
+
+
+def test_a_chat_without_a_name_prefers_what_learnt_conversations(place: Path, tmp_path: Path) -> None:
+    stored(tmp_path, "pairs", network(UNITS), UNITS)
+    assert chat._newest(tmp_path / "checkpoints", STANDARD).name == "pairs"
+    shape, weights, units = toy.talker()
+    (tmp_path / "checkpoints" / "talker").mkdir()
+    about = {"name": "talker", "start": [EOS], "provenance": {}}
+    models.save(tmp_path / "checkpoints" / "talker" / models.MODEL_FILE, shape, units, weights, {**about, "saved": 1.0})
+    assert chat._newest(tmp_path / "checkpoints", STANDARD).name == "talker"
+
+
+def test_a_chat_with_pairs_has_no_turns(place: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Any) -> None:
+    monkeypatch.chdir(place)
+    done = runner(capsysbinary)("chat", "pairs", "--turns", "a,b")
+    assert (done.code, done.out) == (2, "")
+    assert "learnt pairs" in done.err
