@@ -528,7 +528,7 @@ def complete(words: Sequence[str], cwd: Path) -> list[str]:
 
 
 def test_shell_completion(trained: Path) -> None:
-    assert complete(["charrnn", "tra"], trained) == ["train"]
+    assert complete(["charrnn", "tra"], trained) == ["train", "translate"]
     assert complete(["charrnn", "sample", "ve"], trained) == ["verse"]
     assert complete(["charrnn", "train", "--cell", "l"], trained) == ["lstm"]
     assert "complete" in process(cwd=trained, env={"_CHARRNN_COMPLETE": "bash_source"}).out

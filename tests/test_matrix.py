@@ -63,8 +63,8 @@ WORKING: dict[tuple[str, ...], bool] = {
     ("--version",): True,
 }
 TALKING = {
-    ("repl", "toy", *WRITING), ("chat", "talk", "--seed", "1"), ("sample", "toy", "-i", *WRITING),
-    ("repl", "odes", "--label", "night piece", *WRITING),
+    ("repl", "toy", *WRITING), ("chat", "talk", "--seed", "1"), ("chat", "pairs", "--seed", "1"),
+    ("sample", "toy", "-i", *WRITING), ("repl", "odes", "--label", "night piece", *WRITING),
 }  # fmt: skip
 TORCH = {  # these load it, so they run once, and all of them only in the soak
     TRAINING: False,
@@ -76,6 +76,12 @@ TORCH = {  # these load it, so they run once, and all of them only in the soak
     ("classify", "tell", "-", "--threads", "1", "--json"): True,
     ("eval", "odes", "odes.tsv", "--threads", "1"): True,
     ("bench", "sample", "--shape", "1x8", "--rounds", "1"): True,
+    ("eval", "pairs", "pairs.tsv", "--threads", "1"): True,
+    ("translate", "pairs", "the", "boat"): True,
+    ("translate", "pairs", "-"): True,
+    ("translate", "pairs", "pairs.tsv", "--attention"): True,
+    ("translate", "pairs", "the boat", "--json", "--top", "2"): True,
+    ("chat", "pairs", "--seed", "1"): True,
 }
 CODES = {("train", "--resume", "nobody"): 65}
 WRONG_LINES = [
@@ -114,7 +120,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     units = toy.tokenizer()
     runs = (
         ("toy", toy.config(units), toy.weights(units), units, ()), ("talk", *toy.talker(), ()), ("tell", *toy.teller()),
-        ("odes", *toy.labelled(units), units, toy.LABELS),
+        ("odes", *toy.labelled(units), units, toy.LABELS), ("pairs", *toy.answerer(), ()),
     )  # fmt: skip
     for name, shape, weights, tokenizer, labels in runs:
         about = {"name": name, "start": tokenizer.encode("\n").tolist(), "provenance": {}, "labels": list(labels)}
@@ -123,6 +129,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = [{"event": "step", "step": step, "loss": 4 / step, "accuracy": 0.1, "gradient_norm": 1.0} for step in range(1, 9)]
     (folder / "checkpoints" / "toy" / METRICS_FILE).write_text("\n".join(map(json.dumps, log)), encoding="utf-8")
     (folder / "odes.tsv").write_text("ode\tthe boat\nelegy\ta lamp\n", encoding="utf-8")
+    (folder / "pairs.tsv").write_text("the boat\tit\nthe tide\tand\n", encoding="utf-8")
     (folder / "text.txt").write_text((toy.TALE + "\n") * 3, encoding="utf-8")
     (folder / "rows.tsv").write_text("alpha\taa b\nbeta\tb\n", encoding="utf-8")
     return folder
@@ -277,12 +284,9 @@ NUMERIC = [(path, option) for path, found in leaves() for option in found.params
 LASTING = [(options.LengthType, value) for value in ("inf", "Infinity")]  # documented as values
 FILES = {path: found for path, found in leaves() if "config" in [one.name for one in found.params]}
 NEEDED = {
-    ("train",): ["a"],
-    ("eval",): ["nobody", "a"],
-    ("score",): ["nobody", "a"],
-    ("classify",): ["nobody", "a"],
-    ("bench", "train"): ["a"],
-}
+    ("train",): ["a"], ("eval",): ["nobody", "a"], ("score",): ["nobody", "a"], ("classify",): ["nobody", "a"],
+    ("translate",): ["nobody", "a"], ("bench", "train"): ["a"],
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -176,6 +176,16 @@ def teller() -> tuple[ModelConfig, dict[str, NDArray[np.float32]], Tokenizer, tu
     return shape, made, units, ("alpha", "beta", "gamma")
 
 
+def answerer() -> tuple[ModelConfig, dict[str, NDArray[np.float32]], Tokenizer]:
+    """A model that answers texts, with attention; what it answers means nothing, but soon ends."""
+    units = tokenizer()
+    shape = ModelConfig(task="seq2seq", vocab_size=units.vocab_size, embedding_size=8, hidden_size=16)
+    generator = np.random.Generator(np.random.PCG64(5))
+    made = {name: generator.standard_normal(size).astype(np.float32) for name, size in weight_shapes(shape).items()}
+    made["output.bias"][EOS] = 3.0
+    return shape, made, units
+
+
 def found(finder: Any, text: str, cuts: Sequence[int]) -> tuple[str, bool]:
     """What a finder of stops lets through of `text` when it comes in pieces, cut anywhere, and whether it found one."""
     shown, stopped = "", False

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from charrnn.runs.model import Model
 
 DEFAULTS = {"finish": "word", "temp": 0.5}  # an answer that fits matters more than one that surprises
+TALKING = ("language", "conditional", "seq2seq")
 LEAST = 0.5  # probability of the model's prefix after a line of yours, by which one knows that it has learnt turns
 
 
@@ -32,14 +33,15 @@ LEAST = 0.5  # probability of the model's prefix after a line of yours, by which
     ]
 )  # fmt: skip
 def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narrow: bool, **values: Any) -> None:
-    """Talk with a model that was trained on conversations.
+    """Talk with a model that was trained on conversations, or on pairs of texts.
 
-    Without a RUN it is the one saved last of those that have learnt conversations.
+    Without a RUN it is the one saved last of those that have learnt conversations; if none has, of those that learnt pairs.
     /retry asks for another answer, /undo takes back a turn, /reset begins a new conversation, /help shows all commands,
     Ctrl-C stops an answer, Ctrl-D leaves. Without a terminal each line of input gives a reply.
 
     Such a model comes from a text in which your lines begin with "> ", the model's with "< ", and a blank line ends a
-    conversation; --turns names other beginnings.
+    conversation; --turns names other beginnings. A model that learnt pairs (train --task seq2seq) answers each line by
+    itself: it remembers none of those before. It draws its answers; `charrnn translate` searches for the likeliest.
 
     \b
     charrnn chat dialogues
@@ -53,11 +55,16 @@ def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narro
     from charrnn.decoding import engine as engines
     from charrnn.decoding.session import Session
 
-    model = loading.load(run, checkpoints) if run is not None else _newest(checkpoints, convention)
+    model = loading.load(run, checkpoints, TALKING) if run is not None else _newest(checkpoints, convention)
+    if model.config.task == "seq2seq":
+        convention = _pairs(turns, narrow)
     label = labels.chosen(model, values["label"], settings.seed)
     with engines.single_thread():
-        other = sessions.partner(model, narrow, label)
-        _check_learnt(model, other, convention, asked=turns is not None)
+        if convention.told:
+            other = sessions.partner(model, narrow, label)
+            _check_learnt(model, other, convention, asked=turns is not None)
+        else:
+            other = sessions.replier(model)
         session = Session(other, settings, convention)
         session.check(settings)
         sessions.tell_seed(values, settings, model, label)
@@ -65,16 +72,33 @@ def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narro
 
 
 def _newest(root: Path, turns: Turns) -> Model:
-    """The run saved last of those that have learnt these turns; if none has, the one saved last. Raises CheckpointError."""
+    """The run saved last of those that have learnt these turns; else of those that learnt pairs; else the one saved last.
+
+    Raises CheckpointError.
+    """
     from charrnn.runs import model as models
     from charrnn.runs import registry
 
+    paired = None
     for info in registry.listing(root):
         if not info.problem:
             model = models.load(info.path)
             if model.config.task in models.WRITING and can_chat(model, turns):
                 return model
-    return loading.load(None, root)
+            if paired is None and model.config.task == "seq2seq":
+                paired = model
+    return paired or loading.load(None, root)
+
+
+def _pairs(turns: str | None, narrow: bool) -> Turns:
+    """The convention of a model that learnt pairs; raises UsageError for options that it has no use for."""
+    from charrnn.decoding import turns as conventions
+
+    if turns is not None:
+        raise UsageError("--turns is for models that learnt conversations; this one learnt pairs of texts.", "Leave it out.")
+    if narrow:
+        console.note("--int8 is for models that write: the weights are used as they are")
+    return conventions.PAIRS
 
 
 def _check_learnt(model: Model, other: Partner, turns: Turns, *, asked: bool) -> None:

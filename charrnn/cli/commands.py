@@ -17,6 +17,7 @@ COMMANDS = {
     "repl": "charrnn.cli.repl:repl",
     "chat": "charrnn.cli.chat:chat",
     "classify": "charrnn.cli.classify:classify",
+    "translate": "charrnn.cli.translate:translate",
     "eval": "charrnn.cli.evaluate:evaluate",
     "score": "charrnn.cli.score:score",
     "runs": "charrnn.cli.runs:runs",

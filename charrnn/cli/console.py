@@ -278,6 +278,13 @@ def typing() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
+def width(text: str) -> int:
+    """The columns that a text takes on a terminal: two for a Chinese character."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
 def shown_path(path: Path) -> str:
     """A path as people write it: relative to where they are, if it lies there."""
     try:

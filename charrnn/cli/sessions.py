@@ -71,6 +71,25 @@ def partner(model: Model, narrow: bool = False, label: str = "") -> Partner:
     )  # fmt: skip
 
 
+def replier(model: Model) -> Partner:
+    """A model that learnt pairs as the partner of a session: each line of yours is a source."""
+    from functools import partial
+
+    from charrnn.decoding.tree import Partner
+    from charrnn.models import replying
+    from charrnn.models.seq2seq import Seq2seq
+    from charrnn.runs import copies
+    from charrnn.text.tokenizers import EOS
+    from charrnn.training import examiner
+
+    network = examiner.network_of(model, threads=1)
+    assert isinstance(network, Seq2seq)
+    return Partner(
+        replying.Replier(network), model.tokenizer, (EOS,), model.name, model.digest, "end", tuple(_card(model)),
+        watch=lambda longest: copies.watch(model, longest), spelling=partial(replying.spelling, model.tokenizer),
+    )  # fmt: skip
+
+
 def _card(model: Model) -> Iterator[tuple[str, str]]:
     """What /show tells of a model: where it is, its shape, and what its training wrote about itself, as far as it did."""
     from dataclasses import asdict

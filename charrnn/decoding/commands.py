@@ -149,7 +149,7 @@ def show(session: Session, argument: str) -> Iterator[Output]:
     units = ("tokenizer", f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens")
     values = ", ".join(f"{name} {all_settings.shown(settings, name)}" for name in all_settings.notable(settings))
     model = ("model", f"{partner.name} ({partner.digest[:12]})")
-    turns = (("turns", repr(str(session.turns))),) if session.turns else ()
+    turns = (("turns", repr(str(session.turns))),) if session.turns and session.turns.told else ()
     by = (("label", partner.label),) if partner.labels else ()
     yield Listing((model, *partner.card, units, *turns, *by, ("settings", values), ("text", place(session))))
 

@@ -60,7 +60,7 @@ class Draft:
 
     def read(self, before: Prefix, text: str, cancelled: Cancelled) -> Prefix | None:
         """What follows `text` after `before`, from as much of it as was read already; None if cancelled on the way."""
-        ids = self._partner.tokenizer.encode(text)
+        ids = self._partner.spelt(text)
         self._keep_common(before, ids)
         place = max(self._marks)
         while place < len(ids):

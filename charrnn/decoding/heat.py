@@ -63,7 +63,12 @@ class Heat:
         return before._replace(models=before.models + bits, model_characters=before.model_characters + characters)
 
     def pieces(self, index: int) -> tuple[Heated, ...]:
-        """The pieces of what was said in node `index`; of your turns in a conversation, what you typed of them."""
+        """The pieces of what was said in node `index`; of your turns in a conversation, what you typed of them.
+
+        Your turns have none where the model does not predict them.
+        """
+        if self._turns is not None and not self._turns.told and self._tree.nodes[index].kind == "you":
+            return ()
         if index not in self._pieces:
             self._pieces[index] = tuple(self._measured(index))
         return self._pieces[index]

@@ -19,9 +19,8 @@ from charrnn import durable
 from charrnn.decoding import settings as all_settings
 from charrnn.decoding.settings import Settings
 from charrnn.decoding.tree import MAIN, Node, Partner, Tree, is_branch_name, text_of
-from charrnn.decoding.turns import Turns
+from charrnn.decoding.turns import PAIRS, Turns
 from charrnn.errors import CharrnnError, DataError, UsageError
-from charrnn.text.tokenizers import Tokenizer
 
 FORMAT = "charrnn_session"  # its value in a file is the version
 VERSION = 2  # 1 knew one branch, and no turns
@@ -148,15 +147,21 @@ def _check_turns(found: Any, turns: Turns | None, partner: Partner, path: Path) 
         return
     if found is not None and not (isinstance(found, list) and len(found) == 2 and all(isinstance(one, str) for one in found)):
         raise _damaged(path, "it does not say whose turns are whose")
-    kind = "was saved by `charrnn repl`" if found is None else f"is a chat with the turns {','.join(found)[:200]!r}"
-    this = "the repl" if turns is None else f"a chat with {str(turns)!r}"
+    kind = "was saved by `charrnn repl`" if found is None else f"is a chat with {_convention(','.join(found)[:200])}"
+    this = "the repl" if turns is None else f"a chat with {_convention(str(turns))}"
     raise DataError(f"{str(path)!r} {kind}; this is {this}.", _start(partner.name, found))
+
+
+def _convention(turns: str) -> str:
+    return "pairs" if turns == str(PAIRS) else f"the turns {turns!r}"
 
 
 def _start(name: str, turns: Any) -> str:
     """What to type to go on with a session of the model `name`."""
     command = f"charrnn {'repl' if turns is None else 'chat'} {shlex.quote(name)}"
-    if isinstance(turns, list):  # also the usual ones: a model that has not learnt them is talked with only if they are named
+    if isinstance(turns, list) and any(
+        turns
+    ):  # also the usual ones: a model that has not learnt them is talked with only if they are named
         command += f" --turns {shlex.quote(','.join(map(str, turns))[:200])}"
     return f"Leave with /bye and start `{command}`."
 
@@ -188,7 +193,7 @@ def _nodes(rows: Any, partner: Partner) -> Tree:
         raise DataError("it holds no list of nodes")
     tree = Tree(partner)
     for number, row in enumerate(rows, 1):
-        tree.add(_node(row, number, partner.tokenizer))
+        tree.add(_node(row, number, partner))
     return tree
 
 
@@ -212,7 +217,7 @@ def _restore_places(tree: Tree, document: Mapping[str, Any], version: int) -> No
     tree.ends, tree.branch, tree.onward, tree.current = dict(ends), branch, list(onward), current
 
 
-def _node(row: Any, number: int, tokenizer: Tokenizer) -> Node:
+def _node(row: Any, number: int, partner: Partner) -> Node:
     if not isinstance(row, Mapping) or set(row) != {"parent", "kind", "ids", "text", "seed", "attempt"}:
         raise DataError(f"node {number} is malformed")
     ids, text, kind = row["ids"], row["text"], row["kind"]
@@ -220,9 +225,9 @@ def _node(row: Any, number: int, tokenizer: Tokenizer) -> Node:
         raise DataError(f"node {number} is malformed")
     if row["attempt"] >= MOST_ATTEMPTS or kind not in ("you", "model") or not isinstance(text, str) or not isinstance(ids, list):
         raise DataError(f"node {number} is malformed")
-    if (not ids and kind == "you") or not all(_whole(token) and token < tokenizer.vocab_size for token in ids):
+    if (not ids and kind == "you") or not all(_whole(token) and token < partner.tokenizer.vocab_size for token in ids):
         raise DataError(f"node {number} holds tokens the model does not have")
-    if (text_of(ids, tokenizer) != text) if kind == "model" else (tokenizer.encode(text).tolist() != ids):
+    if (text_of(ids, partner.tokenizer) != text) if kind == "model" else (partner.spelt(text).tolist() != ids):
         raise DataError(f"the text of node {number} does not fit its tokens")
     return Node(row["parent"], kind, tuple(ids), text, row["seed"], row["attempt"])
 

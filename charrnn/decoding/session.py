@@ -133,11 +133,11 @@ class Session:
             yield from self.context(self.tree.current)
             yield from self.answer(self.tree.current, 0)
             return
-        tokenizer, before = self.partner.tokenizer, self.tree.current
-        if unknown := tokenizer.unknown(text):
+        before = self.tree.current
+        if unknown := self.partner.tokenizer.unknown(text):
             yield Notice(_naming(unknown))
         added = self.tree.apart(text if self.turns is None else self.turns.asked(text))
-        node = self.tree.add(Node(before, "you", tuple(tokenizer.encode(added).tolist()), added))
+        node = self.tree.add(Node(before, "you", tuple(self.partner.spelt(added).tolist()), added))
         yield self.typed(node)
         self._read_draft(node)
         yield from self.answer(node, 0)
@@ -292,7 +292,9 @@ class Session:
         return self._draft.choices(before, text, draft.MOST_CHOICES, cancelled)
 
     def _being_typed(self, line: str) -> str | None:
-        """What an unfinished line, as far as it is typed, adds to the text; None if it is a command."""
+        """What an unfinished line, as far as it is typed, adds to the text; None if it is a command, or not foreseen."""
+        if self.turns is not None and not self.turns.told:
+            return None
         line = well_formed(line)
         if self.block is not None:
             line = "\n".join([*self.block, line])

@@ -7,6 +7,7 @@ not done, K branches of each, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.decoding.engine import Floats, Ids, State
+from charrnn.decoding.sampling import no_number
 from charrnn.text.tokenizers import BOS, EOS, PAD, UNK
 
 ALPHA = 0.6  # how much longer answers are made up for
@@ -62,17 +64,23 @@ def normalised(logprob: float, tokens: int, alpha: float) -> float:
     return float(logprob / ((5 + tokens) / 6) ** alpha)
 
 
-def search(decoder: Answering, *, width: int, longest: int, alpha: float = ALPHA) -> list[list[Found]]:
-    """For each source the best answers of at most `longest` tokens, up to `width` of them, the best first; never none."""
+def search(decoder: Answering, *, width: int, longest: int | Sequence[int], alpha: float = ALPHA) -> list[list[Found]]:
+    """For each source the best answers, up to `width` of them, the best first; never none.
+
+    An answer ends with its <eos> within `longest` tokens (of each source, or of all); one that is cut there counts only
+    where no other was found. A source's answers do not depend on those beside it. Raises CheckpointError if the model's
+    scores are no numbers.
+    """
     state = decoder.begin()
     number = len(state[0])
     logits, state = decoder.step(np.full(number, BOS, np.int64), state)
-    begun = np.full((number, 1), 0.0)
+    begun, limits = np.full((number, 1), 0.0), np.broadcast_to(np.asarray(longest, np.int64), number)
     now = _Search(np.arange(number), [[()] for _ in range(number)], begun, {row: [] for row in range(number)})
-    for length in range(1, longest + 1):
-        rows, tokens = _grow(now, logits, width, alpha, last=length == longest)
-        keep = [row for row in range(len(now.sources)) if not _done(now, row, width, alpha, longest)]
-        if not keep or length == longest:
+    for length in range(1, int(limits.max()) + 1):
+        left = limits[now.sources]
+        rows, tokens = _grow(now, logits, width, alpha, last=left == length)
+        keep = [row for row, limit in enumerate(left.tolist()) if length < limit and not _done(now, row, width, alpha, limit)]
+        if not keep:
             break
         state = decoder.gather(state, rows[keep].reshape(-1))
         now = _Search(now.sources[keep], [now.ids[row] for row in keep], now.logprobs[keep], now.found)
@@ -80,7 +88,7 @@ def search(decoder: Answering, *, width: int, longest: int, alpha: float = ALPHA
     return [sorted(now.found[row], key=lambda one: -one.score)[:width] for row in range(number)]
 
 
-def _grow(now: _Search, logits: Floats, width: int, alpha: float, last: bool) -> tuple[Ids, Ids]:
+def _grow(now: _Search, logits: Floats, width: int, alpha: float, last: NDArray[np.bool_]) -> tuple[Ids, Ids]:
     """Add a token to each branch: which rows the new branches come from and their tokens, (R, K) each.
 
     A branch ends where <eos> is among the `width` best ways to go on with any branch of its source.
@@ -101,8 +109,9 @@ def _grow(now: _Search, logits: Floats, width: int, alpha: float, last: bool) ->
         for row in range(sources)
     ]
     now.logprobs = np.take_along_axis(flat, order, 1)
-    for row in range(sources) if last else ():  # what has not come to an end by now
-        _end(now, row, 0, float(now.logprobs[row, 0]), alpha)
+    for row in np.flatnonzero(last).tolist():
+        if not now.found[int(now.sources[row])]:  # nothing has come to an end by now
+            _end(now, row, 0, float(now.logprobs[row, 0]), alpha)
     return np.arange(sources)[:, None] * branches + parents, tokens.astype(np.int64)
 
 
@@ -125,6 +134,8 @@ def _done(now: _Search, row: int, width: int, alpha: float, longest: int) -> boo
 
 def _log_softmax(logits: Floats) -> NDArray[np.float64]:
     high = logits.max(axis=-1, keepdims=True)
+    if not np.isfinite(high).all():
+        raise no_number(float(high[~np.isfinite(high)][0]))
     low: NDArray[np.float64] = (logits - high).astype(np.float64)
     odds: NDArray[np.float64] = low - np.log(np.exp(low).sum(axis=-1, keepdims=True))
     return odds

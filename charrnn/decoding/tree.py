@@ -16,7 +16,7 @@ from typing import Literal
 
 from charrnn.decoding import generate, healing
 from charrnn.decoding.course import Copies
-from charrnn.decoding.engine import Stepper
+from charrnn.decoding.engine import Ids, Stepper
 from charrnn.decoding.generate import Prefix
 from charrnn.decoding.healing import Opening
 from charrnn.text.tokenizers import EOS, Tokenizer
@@ -34,7 +34,8 @@ class Partner:
     """The model that writes with you: how to step it, its units of text, and what /show tells of it (`card`).
 
     `start` are the ids every text begins after; `digest` tells models apart in saved files; `watch` gives what tells runs
-    of more characters than a number from the training text, or raises CharrnnError.
+    of more characters than a number from the training text, or raises CharrnnError; `spelling` makes tokens of your lines
+    where that is not for the tokenizer alone.
 
     A model that writes by `labels` writes by one of them, `label`; `by` gives it with the engine of another.
     """
@@ -50,6 +51,11 @@ class Partner:
     label: str = ""
     labels: tuple[str, ...] = ()
     by: Callable[[str], Partner] | None = None
+    spelling: Callable[[str], Ids] | None = None
+
+    def spelt(self, text: str) -> Ids:
+        """The tokens of a line of yours."""
+        return self.tokenizer.encode(text) if self.spelling is None else self.spelling(text)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ class Turns:
     def __str__(self) -> str:
         return f"{self.you},{self.model}"
 
+    @property
+    def told(self) -> bool:
+        """Whether a model of this convention predicts your lines as well as its own."""
+        return bool(self.you)
+
     def asked(self, text: str) -> str:
         """Your turn `text` as it stands in a conversation, up to where the answer begins."""
         return self.typing(text) + "\n" + self.model
@@ -38,6 +43,7 @@ class Turns:
 
 
 STANDARD = Turns()
+PAIRS = Turns("", "")  # each line of yours is a source, what follows up to <eos> is the answer: of a model that learnt pairs
 
 
 def parsed(text: str) -> Turns:
@@ -63,7 +69,7 @@ class Reply:
     """
 
     def __init__(self, turns: Turns) -> None:
-        self._next = "\n" + turns.model
+        self._next = "\n" + turns.model  # of PAIRS each line end: an answer of theirs ends with its stream alone
         self._held = ""  # what may turn out to be the beginning of another line of the model's
         self.text = ""
         self.ended = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from charrnn.config import ReadingConfig
@@ -24,7 +24,7 @@ MEND = "Mend that line, or take it out."
 
 @dataclass(frozen=True)
 class Row:
-    """Two texts, neither of them empty, and where they stand, as a message says it."""
+    """Two texts, neither of them empty (but of `sources` the second may be), and where they stand, as a message says it."""
 
     first: str
     second: str
@@ -37,10 +37,11 @@ class Columns:
 
     names: tuple[str, str]
     asked: tuple[str, str] = ("", "")
+    alone: bool = False  # whether the first may stand alone
 
     def shown(self) -> str:
         """How a row looks, for a message."""
-        return f"{self.names[0]}<TAB>{self.names[1]}"
+        return self.names[0] if self.alone else f"{self.names[0]}<TAB>{self.names[1]}"
 
 
 def labelled(reading: ReadingConfig) -> Columns:
@@ -51,6 +52,11 @@ def labelled(reading: ReadingConfig) -> Columns:
 def paired(reading: ReadingConfig) -> Columns:
     """Source and target."""
     return Columns(("source", "target"), (reading.source_column, reading.target_column))
+
+
+def sources(reading: ReadingConfig) -> Columns:
+    """Source and, where there is one, target."""
+    return replace(paired(reading), alone=not reading.target_column)
 
 
 def read(sources: Sequence[Source], reading: ReadingConfig, columns: Columns) -> list[Row]:
@@ -69,7 +75,7 @@ def _rows(source: Source, reading: ReadingConfig, columns: Columns) -> Iterator[
         where = f"{source.name!r}, line {line:,}"
         first, second = (reading_room.cell(unescaped(part) if plain else part, reading, where) for part in pair)
         for name, part in zip(columns.names, (first, second), strict=True):
-            if not part.strip():
+            if not part.strip() and not (columns.alone and name == columns.names[1]):
                 raise CorpusError(f"{where} has an empty {name}; expected {columns.shown()}.", MEND)
         yield Row(first, second, where)
 
@@ -89,8 +95,9 @@ def escaped(text: str) -> str:
 def _objects(source: Source, text: Iterable[str], columns: Columns) -> Iterator[tuple[int, tuple[str, str]]]:
     names = [asked or name for name, asked in zip(columns.names, columns.asked, strict=True)]
     for line, value in reading_room.json_rows(source, text):
-        first, second = (field(value, name, f"{source.name!r}, line {line:,}") for name in names)
-        yield line, (first, second)
+        where = f"{source.name!r}, line {line:,}"
+        absent = columns.alone and isinstance(value, dict) and names[1] not in value
+        yield line, (field(value, names[0], where), "" if absent else field(value, names[1], where))
 
 
 def field(value: Any, name: str, where: str) -> str:
@@ -120,8 +127,9 @@ def _places(source: Source, first: list[str], columns: Columns) -> tuple[tuple[i
     """Which columns they are, from 0, and whether the first row is a header."""
     header = [cell.strip().lower() for cell in first]
     named = [asked for asked in columns.asked if asked and not is_number(asked)]
-    if not named and not any(columns.asked) and set(columns.names) <= set(header):
-        return (header.index(columns.names[0]), header.index(columns.names[1])), True
+    usual = set(columns.names[: 1 if columns.alone and len(header) == 1 else 2])
+    if not named and not any(columns.asked) and usual <= set(header):
+        return (header.index(columns.names[0]), header.index(columns.names[1]) if len(usual) == 2 else 1), True
     places = []
     for position, (name, asked) in enumerate(zip(columns.names, columns.asked, strict=True)):
         if not asked:
@@ -151,6 +159,8 @@ def is_number(asked: str) -> bool:
 
 def _pair(source: Source, row: tuple[int, list[str]], places: tuple[int, int], columns: Columns) -> tuple[str, str]:
     line, cells = row
+    if columns.alone and places[0] < len(cells) <= places[1]:
+        return cells[places[0]], ""
     if max(places) >= len(cells):
         count = "1 column" if len(cells) == 1 else f"{len(cells)} columns"
         why = "there is no tab in it" if len(cells) == 1 and source.format != "csv" else f"expected {max(places) + 1}"

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from charrnn.config import ModelConfig, TrainingConfig
-from charrnn.decoding import translate
 from charrnn.models.recurrent import State
 from charrnn.models.seq2seq import Seq2seq
-from charrnn.models.stepping import Decoder
 from charrnn.text.distance import edits
 from charrnn.text.examples import Examples, Parts
 from charrnn.text.tokenizers import BOS, Tokenizer
+from charrnn.training import answering
 from charrnn.training import device as machine
 from charrnn.training.evaluate import Abandoned, Report
 from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
@@ -97,15 +96,8 @@ def answered(
     network: Seq2seq, examples: Examples, tokenizer: Tokenizer, width: int = 1, stop: Callable[[], bool] = lambda: False
 ) -> list[str]:
     """What a network answers to each source, found with a beam of `width`."""
-    answers = [""] * len(examples)
-    for batch in by_length(examples):
-        if stop():
-            raise Abandoned
-        sources = [examples.inputs[int(index)] for index in batch.indices]
-        found = translate.search(Decoder(network, sources), width=width, longest=translate.bound(batch.inputs.shape[0]))
-        for index, hypotheses in zip(batch.indices, found, strict=True):
-            answers[int(index)] = tokenizer.decode(hypotheses[0].ids)
-    return answers
+    sources = [examples.inputs[index] for index in range(len(examples))]
+    return [tokenizer.decode(found[0].ids) for found in answering.search(network, sources, width=width, stop=stop)]
 
 
 def compared(answers: list[str], targets: list[str]) -> dict[str, Any]:
