@@ -61,6 +61,7 @@ class ModelConfig:
     pooling: str = setting(
         "mean", "What classify makes its decision from: the last step, or all of them.", choices=["mean", "max", "last"]
     )
+    lowercase: bool = setting(True, "Read what is classified in small letters.")
     label_as: str = setting(
         "both", "How a label enters conditional: as the initial state, at each step, or both.", choices=["both", "state", "step"]
     )
@@ -194,6 +195,10 @@ class TrainingConfig:
     steps: int = setting(0, "Optimizer steps to make.", low=0, high=2**40, automatic="from the time")
     val_fraction: float = setting(0.1, "Share of the text, at its end, kept for validation (0: none).", low=0, high=0.9)
     longest: int = setting(2_000, "Most tokens of one text that are learnt from, where texts stand alone.", low=1, high=100_000)
+    label_smoothing: float = setting(
+        0.1, "Share of the truth that classify spreads over all labels while it learns, so as not to be too sure.",
+        low=0, high=1, high_open=True,
+    )  # fmt: skip
     balance: bool = setting(False, "Weigh each label of classify by the inverse of its share.")
     eval_every: int = setting(0, "Steps between evaluations.", low=0, automatic="8 to 30 a run")
     eval_tokens: int = setting(

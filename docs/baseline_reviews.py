@@ -32,7 +32,7 @@ def main() -> None:
     """Print held-out accuracy, macro F1 and loss of each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
-    rows = lessons.read_rows(find_sources([parser.parse_args().file]), ReadingConfig(), "classify")
+    rows = lessons.read_rows(find_sources([parser.parse_args().file]), ReadingConfig(), "classify", lowercase=True)
     names = examples.named(row.first for row in rows)
     labels = examples.numbered([row.first for row in rows], names)
     train, held = examples.split(len(rows), labels, TrainingConfig.val_fraction)

@@ -157,10 +157,11 @@ def _batches(model: Model, readers: Sequence[Callable[[], Found]], tally: Tally)
 
 
 def _case(model: Model, text: str, label: str, tally: Tally) -> Case:
-    ids = model.tokenizer.encode(text)
+    known = text.lower() if model.config.lowercase else text
+    ids = model.tokenizer.encode(known)
     tally.cut += len(ids) > LONGEST
     if len(tally.unknown) < MOST_UNKNOWN:
-        tally.unknown |= dict.fromkeys(model.tokenizer.unknown(text))
+        tally.unknown |= dict.fromkeys(model.tokenizer.unknown(known))
     return Case(text, ids[:LONGEST], label)
 
 

@@ -21,7 +21,7 @@ from charrnn.errors import UsageError
 from charrnn.training.events import Event, Finished, Started
 
 BOUNDS = ("minutes", "epochs", "steps")
-TASK = ("task", "input", "bidirectional", "pooling", "label_as", "context", "attention")
+TASK = ("task", "input", "bidirectional", "pooling", "lowercase", "label_as", "context", "attention")
 FOUND = ("vocab_size", "classes", "features", "input_mean", "input_deviation")  # in the text, not asked for
 MACHINE = ("device", "precision", "threads", "seed")
 SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP)  # the first wins

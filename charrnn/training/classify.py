@@ -52,11 +52,11 @@ def begin(network: Classifier, training: TrainingConfig) -> State:
 
 
 def loss(network: Classifier, batch: Padded, state: State, training: TrainingConfig, device: torch.device) -> Loss:
-    """See tasks.Task; counted over examples."""
+    """See tasks.Task; counted over examples. Label smoothing: Szegedy et al. (2016)."""
     assert batch.labels is not None
     labels = on(device, batch.labels)
     logits = network(on(device, batch.inputs), on(device, batch.lengths)).float()  # (B, C)
-    nats = functional.cross_entropy(logits, labels, reduction="none")
+    nats = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=training.label_smoothing)
     if batch.weights is not None:
         nats = nats * on(device, batch.weights)
     return Loss(nats.sum(), len(labels), (logits.detach().argmax(-1) == labels).sum())

@@ -40,7 +40,7 @@ def read(model: Model, sources: Sequence[Source], reading: ReadingConfig, split:
     """
     if model.config.input == "rows":
         return _numbers(model, sources, split)
-    rows = lessons.read_rows(sources, reading, model.config.task, several=False)
+    rows = lessons.read_rows(sources, reading, model.config.task, several=False, lowercase=model.config.lowercase)
     labels = None if model.config.task == "seq2seq" else _known(model, rows)
     if split == "val":
         held = examples.split(len(rows), labels, val_fraction(model))[1]

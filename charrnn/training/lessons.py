@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,17 @@ from charrnn.text.tokenizers import EOS, ByteTokenizer, Tokenizer, well_formed
 
 SHOWN_LABELS = 12
 MOST_LABELS = 10_000
+ENOUGH_FOR_WORDS, WORDS, CHARACTERS_PER_WORD = 50_000, 8_000, 35  # characters of text; pieces; characters for each piece
 UNEVEN = 3  # times as many examples of one label as of another, of which a note tells
 
 
-def read_rows(sources: Sequence[Source], reading: ReadingConfig, task: str, *, several: bool = True) -> list[Row]:
-    """The rows of all sources, as `task` has them, with `several` labels if there are any to learn; raises CorpusError."""
+def read_rows(
+    sources: Sequence[Source], reading: ReadingConfig, task: str, *, several: bool = True, lowercase: bool = False
+) -> list[Row]:
+    """The rows of all sources, as `task` has them, with `several` labels if there are any to learn; raises CorpusError.
+
+    With `lowercase` what is classified is in small letters.
+    """
     for source in sources:
         if source.path.suffix.lower() == ".npz":
             raise CorpusError(f"{source.name!r} holds numbers, no text.", "Add --input rows, with --task classify.")
@@ -37,6 +44,8 @@ def read_rows(sources: Sequence[Source], reading: ReadingConfig, task: str, *, s
         _check_names(found)
     if task == "classify" and several:
         _check_labels(found[0].where, [row.first for row in found])
+    if task == "classify" and lowercase:
+        return [Row(row.first, row.second.lower(), row.where) for row in found]
     return found
 
 
@@ -78,8 +87,15 @@ def _survey(sources: Sequence[Source], counts: Counter[str], documents: int) -> 
     return Survey(counts.total(), size, documents, counts, raw_digest(sources), names, well_formed(stem(sources)))
 
 
-def tokenizer_of(found: Sequence[Row], counts: Survey, config: TokenizerConfig, paired: bool) -> tuple[Tokenizer, list[str]]:
-    """A tokenizer for the texts of rows, one for both sides of a pair, and notes."""
+def tokenizer_of(found: Sequence[Row], counts: Survey, config: TokenizerConfig, task: str) -> tuple[Tokenizer, list[str]]:
+    """A tokenizer for the texts of rows, one for both sides of a pair, and notes.
+
+    Labels hang on words rather than on letters: where there is text enough for it, classify has pieces of about a word.
+    """
+    paired = task == "seq2seq"
+    if task == "classify" and config.tokenizer == "auto" and counts.characters >= ENOUGH_FOR_WORDS:
+        words = config.vocab_size or min(WORDS, counts.characters // CHARACTERS_PER_WORD)
+        config = replace(config, tokenizer="subword", vocab_size=words)
     return tokenizers.build(config, counts.counts, lambda: _texts(found, paired))
 
 

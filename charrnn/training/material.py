@@ -9,9 +9,9 @@ import glob
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
-from charrnn.config import ReadingConfig, TokenizerConfig, TrainingConfig, check
+from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
 from charrnn.errors import CorpusError
 from charrnn.runs import model as runs
 from charrnn.text import corpus as texts
@@ -49,6 +49,19 @@ class Material:
         return f"{what}, {len(self.labels):,} labels" if self.labels else what
 
 
+class _Lesson(NamedTuple):
+    """What of a task's settings bears on reading its examples."""
+
+    task: str
+    val_fraction: float
+    input: str
+    lowercase: bool
+    longest: int
+
+
+WISHES = ((ModelConfig, "input"), (ModelConfig, "lowercase"), (TrainingConfig, "longest"))  # those of them in other configs
+
+
 def part(kind: type[Any], asked: Mapping[str, Any]) -> Any:
     """The config of one kind that `asked` gives, checked."""
     names = {item.name for item in fields(kind)}
@@ -60,8 +73,8 @@ def read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) -
     reading, units = part(ReadingConfig, asked), part(TokenizerConfig, asked)
     sources = texts.find_sources(corpus)
     if (task := asked.get("task", "language")) != "language":
-        kind = asked.get("input", "tokens")
-        return _lessons(tuple(corpus), sources, reading, units, (task, kind), val_fraction, asked.get("longest"), None)
+        wishes = (asked.get(name, getattr(kind, name)) for kind, name in WISHES)
+        return _lessons(tuple(corpus), sources, reading, units, _Lesson(task, val_fraction, *wishes), None)
     survey = texts.survey(sources, reading)
     sample = lambda: texts.training_text(sources, reading, survey, val_fraction)  # noqa: E731
     tokenizer, notes = tokenizers.build(units, survey.counts, sample)
@@ -71,18 +84,18 @@ def read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) -
 
 
 def _lessons(
-    corpus: tuple[str, ...], sources: Sequence[Source], reading: ReadingConfig, units: TokenizerConfig, kind: tuple[str, str],
-    val_fraction: float, longest: int | None, tokenizer: Tokenizer | None,
+    corpus: tuple[str, ...], sources: Sequence[Source], reading: ReadingConfig, units: TokenizerConfig, lesson: _Lesson,
+    tokenizer: Tokenizer | None,
 ) -> tuple[Material, tuple[str, ...]]:  # fmt: skip
-    """Single examples of a task and an input; `tokenizer` is the one they were learnt with, if they were."""
-    task, (longest, paired) = kind[0], (longest or TrainingConfig().longest, kind[0] == "seq2seq")
-    if kind[1] == "rows":
-        survey, made, data, notes = lessons.numbers(sources, val_fraction)
+    """Single examples of a task; `tokenizer` is the one they were learnt with, if they were."""
+    task = lesson.task
+    if lesson.input == "rows":
+        survey, made, data, notes = lessons.numbers(sources, lesson.val_fraction)
         return Material(corpus, tuple(sources), survey, reading, units, made, data, task), notes
-    rows = lessons.read_rows(sources, reading, task)
-    survey = lessons.survey(sources, rows, paired)
-    made, said = (tokenizer, []) if tokenizer is not None else lessons.tokenizer_of(rows, survey, units, paired)
-    data, notes = lessons.parts(rows, made, task, val_fraction, longest)
+    rows = lessons.read_rows(sources, reading, task, lowercase=lesson.lowercase)
+    survey = lessons.survey(sources, rows, task == "seq2seq")
+    made, said = (tokenizer, []) if tokenizer is not None else lessons.tokenizer_of(rows, survey, units, task)
+    data, notes = lessons.parts(rows, made, task, lesson.val_fraction, lesson.longest)
     return Material(corpus, tuple(sources), survey, reading, units, made, data, task), (*said, *notes)
 
 
@@ -107,8 +120,8 @@ def read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Mode
         )
     units = saved_config(TokenizerConfig, saved["units"], model.path.parent)
     if (task := model.config.task) != "language":
-        kind = (task, model.config.input)
-        return _lessons(named, sources, reading, units, kind, training.val_fraction, training.longest, model.tokenizer)[0]
+        lesson = _Lesson(task, training.val_fraction, model.config.input, model.config.lowercase, training.longest)
+        return _lessons(named, sources, reading, units, lesson, model.tokenizer)[0]
     survey = texts.survey(sources, reading)
     data = texts.tokenize(sources, reading, model.tokenizer, survey, training.val_fraction)
     return Material(named, tuple(sources), survey, reading, units, model.tokenizer, data)

@@ -17,7 +17,7 @@ from charrnn.training.recipe import Bound, Budget, Facts, Plan, Timer
 LEAST_BATCH, STEPS_PER_PASS = 8, 40
 ENOUGH_PASSES, MOST_PASSES = 40, 400  # where nobody says how long, and where only the time is the bound
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "classify": {"hidden_size": 64, "batch_size": 32, "dropout_embedding": 0.2, "dropout_output": 0.5},
+    "classify": {"hidden_size": 64, "batch_size": 32, "dropout_embedding": 0.5, "dropout_output": 0.5, "learning_rate": 3e-3},
     "conditional": {"hidden_size": 256, "batch_size": 32, "dropout_embedding": 0.1, "dropout_output": 0.3},
     "seq2seq": {"hidden_size": 128, "batch_size": 64, "dropout_embedding": 0.0, "dropout_output": 0.1},
 }
@@ -33,6 +33,8 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     if "batch_size" not in asked:
         wishes["batch_size"] = _batch(usual["batch_size"], facts.examples)
     wishes["batch_size"] = min(wishes["batch_size"], facts.examples)
+    if asked.get("input") == "rows" and "dropout_embedding" not in asked:
+        wishes["dropout_embedding"] = 0.0  # a row is not redundant as a text is
     wishes.setdefault("learning_rate", recipe.learning_rate(asked))
     names = {item.name for item in fields(TrainingConfig)}
     training = TrainingConfig(**{name: value for name, value in wishes.items() if name in names})
