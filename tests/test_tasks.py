@@ -197,8 +197,8 @@ def test_the_printed_command_repeats_a_run(kind: str, bound: Bound, tmp_path: Pa
     assert f"--task {task['task']}" in done.command
     assert main.run([*shlex.split(done.command)[1:], "--name", "again"]) == 0
     said, again = capsys.readouterr().err, Path("checkpoints") / "again"
-    use = {"conditional": "sample again --label NAME", "seq2seq": "translate again TEXT"}.get(kind, "classify again TEXT")
-    assert f"with it: charrnn {use}\n" in said
+    use = {"conditional": "sample again --label ", "seq2seq": "translate again ", "rows": "classify again FILE"}
+    assert f"with it: charrnn {use.get(kind, 'classify again ')}" in said
     assert "nan" not in said
     assert outcome(again)[:2] == outcome(done.folder)[:2]
     settings = [runs.load(folder).provenance["settings"] for folder in (again, done.folder)]

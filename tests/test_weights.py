@@ -16,10 +16,11 @@ from commands import Run, runner
 from numpy.typing import NDArray
 
 from charrnn import durable
-from charrnn.config import ModelConfig, weight_shapes
+from charrnn.config import ModelConfig
 from charrnn.decoding.engine import Engine
 from charrnn.runs import model as models
 from charrnn.runs.named import GATES, Named, named
+from charrnn.weights import weight_shapes
 
 MODEL = Path("checkpoints/toy") / models.MODEL_FILE
 ROOT = Path(__file__).parent.parent
