@@ -16,6 +16,7 @@ from commands import Run, runner
 from numpy.typing import NDArray
 
 from charrnn import durable
+from charrnn import weights as layout
 from charrnn.config import ModelConfig
 from charrnn.decoding.engine import Engine
 from charrnn.runs import model as models
@@ -48,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.Ca
 
 
 def block(values: Any, *, recurrent: bool = True) -> Named:
-    return Named("W", "layers.0.weight_hh", None, False, recurrent, np.array(values, np.float32))
+    return Named("W", "layers.0.weight_hh", None, recurrent, np.array(values, np.float32))
 
 
 # --- names
@@ -56,7 +57,7 @@ def block(values: Any, *, recurrent: bool = True) -> Named:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_gates_stand_in_the_documented_order(cell: str) -> None:
-    order = re.search(rf"{cell.upper()} ((?:[a-z]\b ?)+)", (weight_shapes.__doc__ or "").replace("\n", " "))
+    order = re.search(rf"{cell.upper()} ((?:[a-z]\b ?)+)", (layout.__doc__ or "").replace("\n", " "))
     letters = {"input": "i", "forget": "f", "cell": "g", "output": "o", "reset": "r", "update": "z", "new": "n"}
     if cell == "rnn":
         assert GATES[cell] == ("",)
@@ -112,7 +113,7 @@ def test_the_tensors_of_every_task_have_names() -> None:
     attention = {f"attention.{part}": (4, 8) for part in ("query.weight", "key.weight", "energy.weight", "combine.weight")}
     shapes |= attention | {"attention.combine.bias": (4,), "context.weight": (4, 4), "context.bias": (4,)}
     shapes |= {"encoder.embedding.weight": (9, 3), "embedding.weight": (9, 3), "input.weight": (3, 2), "input.bias": (3,)}
-    shapes |= {"label.state.weight": (2, 4), "label.input.weight": (2, 12), "output.weight": (9, 4), "output.bias": (9,)}
+    shapes |= {"label.state.weight": (2, 4), "label.step.weight": (2, 3), "output.weight": (9, 4), "output.bias": (9,)}
     weights = drawn(shapes | {"{gate} of a {stranger}": (2, 2)})
     blocks = {one.name: one for one in named(weights, "gru")}
     assert set(blocks) & set(shapes) == set()  # each has a name of its own
@@ -120,8 +121,8 @@ def test_the_tensors_of_every_task_have_names() -> None:
     assert list(blocks)[-1] == "{gate} of a {stranger}"
     assert sum(one.values.size for one in blocks.values()) == sum(array.size for array in weights.values())
     assert blocks["W update (encoder layer 1, backward)"].tensor == "encoder.reverse.0.weight_hh"
-    assert np.array_equal(blocks["U new (label)"].values, weights["label.input.weight"][:, 8:])
-    assert blocks["U new (label)"].index == ":,8:12"
+    assert np.array_equal(blocks["U new (layer 1)"].values, weights["layers.0.weight_ih"][8:])
+    assert blocks["U new (layer 1)"].index == "8:12"
     order = [one.tensor for one in blocks.values()]
     stacked = sorted(stacks[:4], key=lambda stack: order.index(f"{stack}.weight_ih"))
     assert stacked == ["layers.0", "reverse.0", "layers.1", "reverse.1"]
@@ -139,7 +140,7 @@ def test_norms_and_spectral_radii_of_known_matrices() -> None:
     assert block([[2, 5], [0, -3]]).spectral_radius() == pytest.approx(3)
     assert block([[3, 0], [0, 4]]).norm == pytest.approx(5)
     assert block([1e6] * 4).norm == pytest.approx(2e6)
-    assert Named("h", "h", None, False, False, np.full((9, 9), 6e4, np.float16)).norm == pytest.approx(54e4, rel=1e-3)
+    assert Named("h", "h", None, False, np.full((9, 9), 6e4, np.float16)).norm == pytest.approx(54e4, rel=1e-3)
     assert block([[1, 2, 3]]).spectral_radius() is block([[1]], recurrent=False).spectral_radius() is None
 
 

@@ -88,8 +88,7 @@ def _record(block: Named) -> dict[str, Any]:
     return {
         "name": block.name,
         "tensor": block.tensor,
-        "rows": None if block.columns else place,
-        "columns": place if block.columns else None,
+        "rows": place,
         "shape": list(block.values.shape),
         "norm": block.norm,
         "spectral_radius": block.spectral_radius(),

@@ -24,7 +24,7 @@ OTHERS = {  # in the order in which numbers flow; None is where the layers come
     "context.weight": "W context",
     "context.bias": "b context",
     "label.state.weight": "S initial state (label)",
-    "label.input.weight": "U {gate} (label)",
+    "label.step.weight": "S at each step (label)",
     "input.weight": "E input rows",
     "input.bias": "b input rows",
     "embedding.weight": "E embedding",
@@ -37,7 +37,6 @@ OTHERS = {  # in the order in which numbers flow; None is where the layers come
     "output.weight": "V hidden-to-output",
     "output.bias": "c output",
 }
-LABEL_GATES = "label.input.weight"  # (labels, G*H): the one tensor whose gates are columns
 MOST_UNITS = 4096  # of a block whose eigenvalues are computed: 20 s and 400 MB
 _LAYER = re.compile(r"(?:(encoder)\.)?(layers|reverse)\.(\d{1,4})\.(weight_ih|weight_hh|bias_ih|bias_hh)")
 _PLACES = {name: place for place, name in enumerate(OTHERS)}
@@ -49,17 +48,16 @@ class Named:
 
     name: str
     tensor: str
-    place: slice | None  # the rows or, where `columns`, the columns; None is all of it
-    columns: bool
+    place: slice | None  # the rows; None is all of it
     recurrent: bool  # whether it leads from hidden to hidden
     values: NDArray[Any]
 
     @property
     def index(self) -> str:
-        """Where it stands as Python writes an index: `:` is all, `16:32` are rows, `:,16:32` columns."""
+        """Where it stands as Python writes an index: `:` is all, `16:32` are rows."""
         if self.place is None:
             return ":"
-        return f"{':,' if self.columns else ''}{self.place.start}:{self.place.stop}"
+        return f"{self.place.start}:{self.place.stop}"
 
     @property
     def norm(self) -> float:
@@ -90,20 +88,19 @@ def named(weights: Mapping[str, NDArray[Any]], cell: str, *, tied: bool = False)
         name = _in_a_layer(layer) if layer else OTHERS.get(tensor) or tensor
         if tied and tensor == "embedding.weight":
             name += " = V hidden-to-output"
-        if layer or tensor == LABEL_GATES:
+        if layer:
             yield from _gates(name, tensor, values, GATES[cell])
         else:
-            yield Named(name, tensor, None, False, False, values)
+            yield Named(name, tensor, None, False, values)
 
 
 def _gates(name: str, tensor: str, values: NDArray[Any], gates: tuple[str, ...]) -> Iterator[Named]:
     """The blocks of a tensor in which the gates are stacked."""
-    columns, recurrent = tensor == LABEL_GATES, tensor.endswith("weight_hh")
-    size = values.shape[int(columns)] // len(gates)
+    size, recurrent = len(values) // len(gates), tensor.endswith("weight_hh")
     for number, gate in enumerate(gates):
         place = None if len(gates) == 1 else slice(number * size, (number + 1) * size)
-        block = values if place is None else values[:, place] if columns else values[place]
-        yield Named(" ".join(name.format(gate=gate).split()), tensor, place, columns, recurrent, block)
+        block = values if place is None else values[place]
+        yield Named(" ".join(name.format(gate=gate).split()), tensor, place, recurrent, block)
 
 
 def _in_a_layer(match: re.Match[str]) -> str:
