@@ -19,7 +19,7 @@ ENOUGH_PASSES, MOST_PASSES = 40, 400  # where nobody says how long, and where on
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "classify": {"hidden_size": 64, "batch_size": 32, "dropout_embedding": 0.5, "dropout_output": 0.5, "learning_rate": 3e-3},
     "conditional": {"hidden_size": 256, "batch_size": 32, "dropout_embedding": 0.1, "dropout_output": 0.3},
-    "seq2seq": {"hidden_size": 128, "batch_size": 64, "dropout_embedding": 0.0, "dropout_output": 0.1},
+    "seq2seq": {"hidden_size": 128, "batch_size": 64, "dropout_embedding": 0.0, "dropout_output": 0.1, "patience": 10},
 }
 
 
