@@ -22,11 +22,13 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "seq2seq": {"hidden_size": 128, "batch_size": 64, "dropout_embedding": 0.0, "dropout_output": 0.1, "patience": 10},
 }
 
+FEW, FEW_PAIRS = 2_000, {"dropout_embedding": 0.3, "dropout_output": 0.4}  # examples, which are soon known by heart
+
 
 def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Callable[[], float], timer: Timer) -> Plan:
     """Resolve all settings, as recipe.plan does; raises UsageError where they exclude each other."""
     notes: list[str] = []
-    usual = dict(DEFAULTS[asked["task"]])
+    usual = {**DEFAULTS[asked["task"]], **(FEW_PAIRS if asked["task"] == "seq2seq" and facts.examples < FEW else {})}
     most = MOST_PASSES if bound.given else ENOUGH_PASSES
     bound = recipe.said(bound, facts, most, notes)
     wishes = {**usual, **asked}
