@@ -98,11 +98,7 @@ class Engine:
         `kernel` (see kernel.find) serves single streams; `narrow` lets it round the weights to eight bits. Folded rows of
         the first layer take at most about `table_bytes`. Raises CheckpointError if the weights are not what `config` says.
         """
-        named = _checked(config, weights)
-        self._begin: Floats | None = None
-        if config.task == "conditional":
-            config, named, self._begin = labelled.fold(config, named, label)
-        assert config.task == "language"
+        config, named, self._begin = labelled.fold(config, _checked(config, weights), label)
         self._named = named
         self.config = config
         self.vocab_size = config.vocab_size
@@ -118,11 +114,7 @@ class Engine:
         """The zero state, or that of the label; a language model takes no context. See Stepper."""
         assert batch >= 1
         assert context is None
-        if self._begin is not None:
-            return self.gather(tuple(self._begin), [0] * batch)
-        zero = np.zeros((batch, self.config.hidden_size), np.float32)
-        zero.setflags(write=False)
-        return (zero,) * (self._arrays * self.config.layers)
+        return self.gather(self._begin, [0] * batch)
 
     def step(self, ids: Ids, state: State) -> tuple[Floats, State]:
         """See Stepper; logits and state are fresh read-only arrays."""

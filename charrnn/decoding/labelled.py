@@ -6,9 +6,8 @@ first layer's bias. Whoever steps through the rest need not know that there are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from charrnn.config import ModelConfig
 from charrnn.decoding.settings import did_you_mean
 from charrnn.errors import UsageError
+from charrnn.weights import state_arrays
 
 Floats = NDArray[np.float32]
 BIAS = "layers.0.bias_ih"
@@ -23,18 +23,25 @@ NAMED = 20  # labels that a message lists
 EXCERPT = 40  # characters of each
 
 
-def fold(config: ModelConfig, weights: Mapping[str, NDArray[Any]], label: int) -> tuple[ModelConfig, dict[str, Any], Floats]:
-    """The config and weights of the language model that writes texts of `label`, and the state (A*L, 1, H) it begins in."""
+def fold(
+    config: ModelConfig, weights: dict[str, Floats], label: int
+) -> tuple[ModelConfig, dict[str, Floats], tuple[Floats, ...]]:
+    """The config and weights of the language model that writes texts of `label`, and the state, each (1, H), it begins in.
+
+    A language model is that already, and begins at zero.
+    """
+    width, arrays = config.hidden_size, state_arrays(config) * config.layers
+    begin = np.zeros((arrays, 1, width), np.float32)
+    if config.task == "language":
+        return config, weights, tuple(begin)
+    assert config.task == "conditional"
     assert 0 <= label < config.classes
     plain = {name: weight for name, weight in weights.items() if not name.startswith("label.")}
     if (step := weights.get("label.step.weight")) is not None:
         plain[BIAS] = plain[BIAS] + plain["layers.0.weight_ih"].dot(step[label])
-    width = config.hidden_size
-    first = weights.get("label.state.weight")
-    arrays = (2 if config.cell == "lstm" else 1) * config.layers
-    begin = np.zeros((arrays, 1, width), np.float32) if first is None else first[label].reshape(arrays, 1, width).copy()
-    begin.setflags(write=False)
-    return replace(config, task="language"), plain, begin
+    if (first := weights.get("label.state.weight")) is not None:
+        begin = first[label].reshape(arrays, 1, width)
+    return replace(config, task="language"), plain, tuple(begin)
 
 
 def number_of(label: str, labels: Sequence[str]) -> int:
