@@ -35,6 +35,8 @@ LINES = "".join(blocks(PAGE, "sh")).splitlines()
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """What a clone holds that the page uses, and a shell's `charrnn` and `python`."""
+    import torch._dynamo  # noqa: F401 - every optimizer does, for a second: better once, before children are forked
+
     shutil.copytree(ROOT / "corpora", tmp_path / "corpora")
     model = Path("checkpoints") / "poems" / "model.safetensors"
     for name in (model, *(Path("docs") / script for script in SCRIPTS)):
