@@ -64,7 +64,8 @@ def plot(run: str | None, output: str | None, as_json: bool, checkpoints: Path) 
         _save(_charts(log, path), output, kind)
     else:
         _show(_charts(log, path), _summary(log))
-    console.suggest(f"`charrnn sample {console.quoted(run)}`" if run else "`charrnn sample`")
+    whose = f" {console.quoted(run)}" if run and not run.endswith(".jsonl") else ""
+    console.suggest(f"`charrnn inspect{whose} --weights`: what it has learnt, matrix by matrix")  # of whatever task it is
 
 
 def _kind(output: str | None, as_json: bool) -> str:
