@@ -188,7 +188,7 @@ class TrainingConfig:
     clip: float = setting(0.25, "Most the global norm of the gradient may be (0: no clipping).", low=0, high=1e6)
     ema: float = setting(0.998, "Decay of the averaged weights (0: no averaging).", low=0, high=1, high_open=True)
     reset: float = setting(0.05, "Chance that a stream starts a window from a zero state, as a prompt does.", low=0, high=1)
-    forget_bias: float = setting(0.0, "Added to an LSTM's forget gate at the start.", low=-100, high=100)
+    forget_bias: float = setting(0.0, "Added to an LSTM's forget gate, or a GRU's update gate, at the start.", low=-100, high=100)
     recurrent_init: str = setting(
         "uniform", "Initial recurrent weights; uniform is torch's own.", choices=["uniform", "orthogonal"]
     )

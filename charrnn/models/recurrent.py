@@ -113,14 +113,15 @@ def _layer(config: ModelConfig, width: int, size: int) -> nn.Module:
 def initialise(stack: Recurrent, forget_bias: float, orthogonal: bool) -> None:
     """Change torch's own initial weights (uniform within 1/sqrt(H) of zero, biases too) where that is wanted.
 
-    `forget_bias` is added to the bias of an LSTM's forget gate (Gers et al. 2000; Jozefowicz et al. 2015 advise 1);
+    `forget_bias` is added to the bias of an LSTM's forget gate (Gers et al. 2000; Jozefowicz et al. 2015 advise 1), or of a
+    GRU's update gate, which keeps in the same way;
     `orthogonal` makes each gate's recurrent block orthogonal (Saxe et al. 2014).
     """
     size = stack.hidden_size
     with torch.no_grad():
         for layer in (*stack.layers, *stack.reverse):
             weight = layer.get_parameter("weight_hh_l0")  # (G*H, H)
-            if stack.cell == "lstm":
+            if stack.cell in ("lstm", "gru"):  # the second block is f of the one, z of the other: both say what is kept
                 layer.get_parameter("bias_ih_l0")[size : 2 * size] += forget_bias
             if orthogonal:
                 for block in torch.split(weight, size):
