@@ -101,6 +101,8 @@ def contradiction(model: ModelConfig) -> str:
         return f"both directions share the {model.hidden_size} units of the encoder: their number must be even"
     if model.input == "rows" and (model.task != "classify" or not model.features):
         return "--input rows needs --task classify, and numbers in each row"
+    if model.input == "rows" and model.embedding != "learned":
+        return "rows of numbers have no one-hot form"
     least = {"classify": 2, "conditional": 1}.get(model.task, 0)
     return f"--task {model.task} needs at least {least} labels" if model.classes < least else ""
 
@@ -193,7 +195,9 @@ class TrainingConfig:
         "uniform", "Initial recurrent weights; uniform is torch's own.", choices=["uniform", "orthogonal"]
     )
     steps: int = setting(0, "Optimizer steps to make.", low=0, high=2**40, automatic="from the time")
-    val_fraction: float = setting(0.1, "Share of the text, at its end, kept for validation (0: none).", low=0, high=0.9)
+    val_fraction: float = setting(
+        0.1, "Share kept for validation (0: none): of a text its end, of examples some of each label.", low=0, high=0.9
+    )
     longest: int = setting(2_000, "Most tokens of one text that are learnt from, where texts stand alone.", low=1, high=100_000)
     label_smoothing: float = setting(
         0.1, "Share of the truth that classify spreads over all labels while it learns, so as not to be too sure.",

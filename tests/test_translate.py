@@ -303,7 +303,7 @@ def test_the_picture_is_aligned_cut_and_harmless(capsys: pytest.CaptureFixture[s
     plain = ["".join(text for text, _ in line) for line in attention_map.lines(columns, rows, weights, Look())]
     assert plain == ["   猫a\u241b[2J.", "早 9 00   0", "b  1 36   0"]
     shaded = ["".join(text for text, _ in line) for line in attention_map.lines(columns, rows, weights, Look(shaded=True))]
-    assert shaded[1:] == ["早 ██      ", "b  ░░▒▓▓▓▓ "]
+    assert shaded[1:] == ["早 ██      ", "b  ░░▓████ "]
     assert [attention_map._fitting(columns, rows, width) for width in (0, 4, 5, 6, 9, 10, 11)] == [4, 0, 1, 2, 2, 3, 4]
     assert attention_map._labels(["猫"], Look(encoding="ascii")) == ["?"]
 

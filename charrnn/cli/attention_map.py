@@ -1,7 +1,7 @@
 """Attention as a picture made of characters: a row for each character of an answer, a column for each of its source.
 
-On a terminal the weights are shades, in colours where there are any; elsewhere, or where there are no such characters,
-they are tenths, as digits. Knows texts and numbers; knows nothing of models.
+On a terminal the weights are shades, in colours where there are any, each as a share of the greatest in its row; elsewhere, or
+where there are no such characters, they are tenths, as digits. Knows texts and numbers; knows nothing of models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from charrnn.text.tokenizers import Tokenizer
 
-# Weights below which a shade and a colour are meant.
+# Shares of the greatest weight in the row below which a shade and a colour are meant.
 SCALE = (
     (0.05, " ", ""), (0.25, "\u2591", "bright_black"), (0.5, "\u2592", "cyan"), (0.75, "\u2593", "green"),
     (float("inf"), "\u2588", "bold yellow"),
@@ -65,6 +65,9 @@ def lines(columns: Sequence[str], rows: Sequence[str], weights: NDArray[Any], ho
     aside = max(map(console.width, rows), default=0)
     yield [(" " * (aside + 1) + "".join(columns), "")]
     for row, shares in zip(rows, weights.tolist(), strict=True):
+        if how.shaded:  # a row that looks everywhere has no weight that is great by itself
+            most = max(shares, default=0.0) or 1.0
+            shares = [share / most for share in shares]
         cells: Cells = [(row + " " * (aside - console.width(row) + 1), "")]
         cells += [_cell(share, console.width(label), how.shaded) for label, share in zip(columns, shares, strict=False)]
         yield cells

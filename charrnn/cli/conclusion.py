@@ -72,6 +72,9 @@ def _figures(task: str, model: Model | None, finished: Finished) -> list[str]:
     shown = [words.format(value) for value, words in found if isinstance(value, float | int) and math.isfinite(value)]
     if shown and task != "conditional":
         shown[0] = f"{'held-out' if scores.get('on') == 'validation' else 'on what it has learnt'} {shown[0]}"
+        scored, held = scores.get("scored"), scores.get("held_out")
+        if isinstance(scored, int) and isinstance(held, int) and scored < held:
+            shown.append(f"of {scored:,} of {held:,} examples (`charrnn eval` scores all)")
     return shown
 
 

@@ -33,16 +33,17 @@ class Costs:
     wrong: NDArray[np.float64]
     characters: NDArray[np.int64]
 
-    def of(self, chosen: NDArray[np.bool_]) -> tuple[int, int, float, float]:
-        """Texts and characters among the chosen, and their bits per character under the right label and the others."""
+    def of(self, chosen: NDArray[np.bool_]) -> tuple[int, int, float, float | None]:
+        """Texts and characters among the chosen, and their bits per character under the right label and others, if any."""
         characters = int(self.characters[chosen].sum())
-        right, wrong = float(self.right[chosen].sum()), float(self.wrong[:, chosen].mean(0).sum())
-        return int(chosen.sum()), characters, right / max(1, characters), wrong / max(1, characters)
+        right = float(self.right[chosen].sum()) / max(1, characters)
+        wrong = float(self.wrong[:, chosen].mean(0).sum()) / max(1, characters) if len(self.wrong) else None
+        return int(chosen.sum()), characters, right, wrong
 
     @property
-    def told(self) -> float:
+    def told(self) -> float | None:
         """The share of texts that cost least under their own label; where another costs the same, it is not told."""
-        return float((self.right < self.wrong.min(0)).mean())
+        return float((self.right < self.wrong.min(0)).mean()) if len(self.wrong) else None
 
 
 def report(model: Model, network: Network, examples: Examples, split: str, as_json: bool) -> str:
@@ -73,9 +74,11 @@ def _costs(model: Model, network: Any, examples: Examples) -> Costs:
     def bits(scored: Examples) -> NDArray[np.float64]:
         return (conditional.losses(network, scored)[0] + hidden) / math.log(2)
 
-    others = range(1, min(WRONG, len(model.labels) - 1) + 1) or (0,)  # the only label is right and wrong
+    others = range(1, min(WRONG, len(model.labels) - 1) + 1)
     wrong = [bits(conditional.mislabelled(examples, len(model.labels), shift)) for shift in others]
-    return Costs(bits(examples), np.array(wrong), np.array([len(text) for text in texts], np.int64))
+    return Costs(
+        bits(examples), np.array(wrong).reshape(len(others), len(texts)), np.array([len(text) for text in texts], np.int64)
+    )
 
 
 def _record(model: Model, split: str, whole: Report, costs: Costs, rows: list[tuple[Any, ...]]) -> dict[str, Any]:
@@ -95,10 +98,11 @@ def _lines(model: Model, whole: Report, costs: Costs) -> str:
     wrong = costs.of(np.ones(len(costs.right), np.bool_))[3]
     tried = len(costs.wrong)
     which = "the other label" if tried == 1 else f"{tried} others each"
-    lines = [
-        f"bits per character  {whole.bits_per_character:.4f}{bound}",
-        f"with a wrong label  {wrong:.4f}, in the mean; {which}",
-        f"label told          {costs.told:.2%} of the texts cost least under their own label, of {tried + 1}",
+    lines = [f"bits per character  {whole.bits_per_character:.4f}{bound}"]
+    if wrong is not None and costs.told is not None:
+        lines.append(f"with a wrong label  {wrong:.4f}, in the mean; {which}")
+        lines.append(f"label told          {costs.told:.2%} of the texts cost least under their own label, of {tried + 1}")
+    lines += [
         f"perplexity          {whole.perplexity:.3f} per token",
         f"accuracy            {whole.accuracy:.2%} of {whole.tokens:,} tokens",
         f"text                {whole.characters:,} characters{hidden}, in {len(costs.right):,} texts",
@@ -108,8 +112,10 @@ def _lines(model: Model, whole: Report, costs: Costs) -> str:
 
 def _table(rows: list[tuple[Any, ...]]) -> str:
     """A row for each label, and the bits per character of its texts."""
-    shown = [(" ".join(label.split())[:SHOWN], f"{texts:,}", f"{many:,}", f"{right:.4f}", f"{wrong:.4f}")
-             for label, texts, many, right, wrong in rows]  # fmt: skip
+    shown = [
+        (" ".join(label.split())[:SHOWN], f"{texts:,}", f"{many:,}", *("--" if bits is None else f"{bits:.4f}" for bits in both))
+        for label, texts, many, *both in rows
+    ]
     cells = [("label", "texts", "characters", "right", "wrong"), *shown]
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells)

@@ -12,6 +12,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+MOST_NUMBERS = 1 << 24  # of query and key together that stand in memory at once
 
 
 class Attention(nn.Module):
@@ -39,6 +42,15 @@ class Attention(nn.Module):
     def _scores(self, states: Tensor, memory: Tensor) -> Tensor:
         if not self.additive:
             return torch.bmm(states.to(memory.dtype), memory.mT) / math.sqrt(memory.shape[-1])
-        both = self.query(states).unsqueeze(2) + self.key(memory).unsqueeze(1)  # (B, T, S, H)
-        scores: Tensor = self.energy(torch.tanh(both)).squeeze(-1)
-        return scores
+        query, key = self.query(states), self.key(memory)
+        steps = max(1, MOST_NUMBERS // key.numel())
+        if steps >= query.shape[1]:
+            return self._energies(query, key)
+        # What stands between is made anew for the gradient: all at once, long pairs would fill any memory.
+        slices = [checkpoint(self._energies, part, key, use_reentrant=False) for part in query.split(steps, 1)]
+        return torch.cat(slices, 1)
+
+    def _energies(self, query: Tensor, key: Tensor) -> Tensor:
+        """v . tanh(Q s + K h) of (B, T, H) and (B, S, H): (B, T, S)."""
+        energies: Tensor = self.energy(torch.tanh(query.unsqueeze(2) + key.unsqueeze(1))).squeeze(-1)
+        return energies

@@ -57,7 +57,7 @@ class Classifier(nn.Module):
         real = inside(lengths, len(y)).unsqueeze(-1)  # (T, B, 1)
         if self.config.pooling == "max":
             return y.masked_fill(~real, -torch.inf).amax(0)
-        return torch.where(real, y, 0.0).sum(0) / lengths.unsqueeze(-1).to(y.dtype)
+        return torch.where(real, y, 0.0).float().sum(0) / lengths.unsqueeze(-1)  # bf16 knows no 257
 
 
 def inside(lengths: Tensor, steps: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,12 +69,14 @@ class HeldLabelled:
     examples: Examples
     names: tuple[str, ...]
     on: str  # "validation" or "training"
+    whole: int  # how many there are to score
 
     def score(self, network: Classifier, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
         """See evaluate.Held."""
         assert self.examples.labels is not None
         odds = log_odds(network, self.examples, precision, stop)
-        return report(odds, self.examples.labels)
+        scores = report(odds, self.examples.labels)
+        return replace(scores, measures={**scores.measures, "scored": len(self.examples), "held_out": self.whole})
 
     def sample(self, network: Classifier, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
         """See evaluate.Held: some texts, and what they are taken for."""
@@ -112,22 +114,23 @@ def log_odds(
 def report(odds: NDArray[np.float64], labels: Ints) -> Report:
     """The scores of log-probabilities (N, C) where `labels` (N,) are the truth."""
     best, classes = odds.argmax(-1), odds.shape[1]
-    confusion = np.zeros((classes, classes), np.int64)  # truth, guess
-    np.add.at(confusion, (labels, best), 1)
     nats = -float(odds[np.arange(len(labels)), labels].sum())
-    measures: dict[str, Any] = {"macro_f1": macro_f1(confusion)}
+    measures: dict[str, Any] = {"macro_f1": macro_f1(labels, best, classes)}
     if classes <= MOST_SAVED:
+        confusion = np.zeros((classes, classes), np.int64)  # truth, guess
+        np.add.at(confusion, (labels, best), 1)
         measures["confusion"] = confusion.tolist()
-    return Report(nats, len(labels), int(np.trace(confusion)), 0, 0, 0, measures=measures)
+    return Report(nats, len(labels), int((best == labels).sum()), 0, 0, 0, measures=measures)
 
 
-def macro_f1(confusion: NDArray[np.int64]) -> float:
-    """The mean of the F1 scores of the labels that occur, as truth or as guess."""
-    hits, met = np.diag(confusion), confusion.sum(0) + confusion.sum(1)
+def macro_f1(labels: Ints, best: Ints, classes: int) -> float:
+    """The mean of the F1 scores of the labels that occur, as truth (`labels`) or as guess (`best`)."""
+    hits = np.bincount(labels[labels == best], minlength=classes)
+    met = np.bincount(labels, minlength=classes) + np.bincount(best, minlength=classes)
     return float(np.mean(2 * hits[met > 0] / met[met > 0])) if met.any() else 0.0
 
 
 def hold(data: Parts, training: TrainingConfig) -> HeldLabelled:
     """See tasks.Task."""
     kept = (data.val, "validation") if len(data.val) else (data.train, "training")
-    return HeldLabelled(some(kept[0], training.eval_tokens), data.names, kept[1])
+    return HeldLabelled(some(kept[0], training.eval_tokens), data.names, kept[1], len(kept[0]))

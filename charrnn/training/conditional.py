@@ -15,7 +15,7 @@ from charrnn.decoding.engine import Engine
 from charrnn.models.conditional import ConditionalModel
 from charrnn.models.recurrent import State
 from charrnn.models.weights import export_weights
-from charrnn.text.examples import Examples, Ints, Parts
+from charrnn.text.examples import Examples, Parts
 from charrnn.text.tokenizers import EOS, PAD, Tokenizer
 from charrnn.training import device as machine
 from charrnn.training.evaluate import Abandoned, Report
@@ -61,6 +61,8 @@ class HeldTexts:
     def score(self, network: ConditionalModel, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
         """See evaluate.Held; beside it the bits with a wrong label, the next one."""
         right = report(network, self.examples, tokenizer, precision, stop)
+        if len(self.names) == 1:
+            return right
         wrong = report(network, mislabelled(self.examples, len(self.names)), tokenizer, precision, stop)
         return replace(right, measures={"bits_per_character_wrong_label": wrong.bits_per_character})
 
@@ -113,7 +115,7 @@ def losses(
     return nats, right
 
 
-def _scored(network: ConditionalModel, batch: Padded, precision: str, where: torch.device) -> tuple[Ints, int]:
+def _scored(network: ConditionalModel, batch: Padded, precision: str, where: torch.device) -> tuple[NDArray[np.float64], int]:
     """Nats (B,) of the examples of one batch, and right predictions."""
     assert batch.labels is not None
     targets, labels = on(where, batch.inputs), on(where, batch.labels)

@@ -23,6 +23,7 @@ from charrnn.text.sources import stem
 from charrnn.text.tokenizers import EOS, ByteTokenizer, Tokenizer, well_formed
 
 SHOWN_LABELS = 12
+ENOUGH_ROWS = 40  # to know that a column is none of labels
 MOST_LABELS = 10_000
 ENOUGH_FOR_WORDS, WORDS, CHARACTERS_PER_WORD = 50_000, 8_000, 35  # characters of text; pieces; characters for each piece
 UNEVEN = 3  # times as many examples of one label as of another, of which a note tells
@@ -57,6 +58,10 @@ def _check_labels(where: str, labels: Sequence[str]) -> None:
 
 def _check_names(found: Sequence[Row]) -> None:
     """Labels are names: a column of texts in their place is a mistake."""
+    different = len({row.first for row in found})
+    if len(found) >= ENOUGH_ROWS and different > len(found) / 2:
+        shown = f"{different:,} different labels in {len(found):,} rows, such as {found[1].first[:40]!r}: is that the label?"
+        raise CorpusError(f"there are {shown}", "Name the columns with --label-column and --text-column, by name or number.")
     for row in found:
         if len(row.first) > LABEL_LENGTH:
             shown = f"{row.where} has a label of {len(row.first):,} characters; expected at most {LABEL_LENGTH}"
@@ -99,6 +104,19 @@ def tokenizer_of(found: Sequence[Row], counts: Survey, config: TokenizerConfig, 
     return tokenizers.build(config, counts.counts, lambda: _texts(found, paired))
 
 
+def to_learn(found: Sequence[Row], task: str, fraction: float) -> list[Row]:
+    """The rows that are learnt from, the held-out ones left out: what a tokenizer may learn from, too."""
+    return [found[index] for index in _split(found, task, fraction)[0].tolist()]
+
+
+def _split(found: Sequence[Row], task: str, fraction: float) -> tuple[Ints, Ints]:
+    """Which rows are learnt from, and which are held out."""
+    if task == "seq2seq":
+        return examples.split(len(found), None, fraction)
+    names = examples.named(row.first for row in found)
+    return examples.split(len(found), examples.numbered([row.first for row in found], names), fraction)
+
+
 def _texts(found: Sequence[Row], paired: bool) -> Iterable[str]:
     for row in found:
         if paired:
@@ -114,10 +132,11 @@ def parts(found: Sequence[Row], tokenizer: Tokenizer, task: str, fraction: float
     labels = examples.numbered([row.first for row in found], names)
     end = [EOS] if task == "conditional" else []
     ids = [_ended(tokenizer, row.second, end) for row in found]
-    kept, held = examples.split(len(found), labels, fraction)
-    train = [ids[index][:longest] for index in kept.tolist()]
+    kept, held = _split(found, task, fraction)
+    pairs = zip(found, ids, strict=True)
+    short = [row if len(one) <= longest else _shortened(row, tokenizer, one[:longest]) for row, one in pairs]
     result = Parts(
-        Examples(Ragged.of(train), None, labels[kept], _as_read(found, kept)),
+        Examples(Ragged.of(ids[index][:longest] for index in kept.tolist()), None, labels[kept], _as_read(short, kept)),
         Examples(Ragged.of(ids[index] for index in held.tolist()), None, labels[held], _as_read(found, held)),
         names,
     )
@@ -126,7 +145,7 @@ def parts(found: Sequence[Row], tokenizer: Tokenizer, task: str, fraction: float
 
 def _pairs(found: Sequence[Row], tokenizer: Tokenizer, fraction: float, longest: int) -> tuple[Parts, tuple[str, ...]]:
     sources, targets = ([tokenizer.encode(getattr(row, side)) for row in found] for side in ("first", "second"))
-    kept, held = examples.split(len(found), None, fraction)
+    kept, held = _split(found, "seq2seq", fraction)
     texts = _as_read(found, range(len(found)))
     whole = Examples(Ragged.of(sources), Ragged.of(np.append(ids, EOS) for ids in targets), None, texts)
     short = [index for index in kept.tolist() if max(len(sources[index]), len(targets[index])) <= longest]
@@ -139,6 +158,11 @@ def _pairs(found: Sequence[Row], tokenizer: Tokenizer, fraction: float, longest:
     if again:
         notes += (f"pairs: {again:,} of {len(held):,} held-out sources are learnt from as well; their scores flatter",)
     return Parts(whole.take(np.array(short)), whole.take(held)), notes
+
+
+def _shortened(row: Row, tokenizer: Tokenizer, ids: Ints) -> Row:
+    """A row with as much of its text as is learnt, so that what it costs is divided by what was read."""
+    return Row(row.first, tokenizer.decode(ids.tolist()), row.where)
 
 
 def _ended(tokenizer: Tokenizer, text: str, end: list[int]) -> Ints:

@@ -94,7 +94,8 @@ def _lessons(
         return Material(corpus, tuple(sources), survey, reading, units, made, data, task), notes
     rows = lessons.read_rows(sources, reading, task, lowercase=lesson.lowercase)
     survey = lessons.survey(sources, rows, task == "seq2seq")
-    made, said = (tokenizer, []) if tokenizer is not None else lessons.tokenizer_of(rows, survey, units, task)
+    learnt = lessons.to_learn(rows, task, lesson.val_fraction)
+    made, said = (tokenizer, []) if tokenizer is not None else lessons.tokenizer_of(learnt, survey, units, task)
     data, notes = lessons.parts(rows, made, task, lesson.val_fraction, lesson.longest)
     return Material(corpus, tuple(sources), survey, reading, units, made, data, task), (*said, *notes)
 

@@ -34,10 +34,12 @@ def plan(asked: Mapping[str, Any], facts: Facts, bound: Bound, seconds_gone: Cal
     wishes = {**usual, **asked}
     if "batch_size" not in asked:
         wishes["batch_size"] = _batch(usual["batch_size"], facts.examples)
-    wishes["batch_size"] = min(wishes["batch_size"], facts.examples)
+    if wishes["batch_size"] > facts.examples:
+        wishes["batch_size"] = facts.examples
+        notes.append(f"batch: {facts.examples:,} examples, all that there are to learn from")
     if asked.get("input") == "rows" and "dropout_embedding" not in asked:
         wishes["dropout_embedding"] = 0.0  # a row is not redundant as a text is
-    wishes.setdefault("learning_rate", recipe.learning_rate(asked))
+    wishes["learning_rate"] = asked.get("learning_rate", min(usual.get("learning_rate", 1.0), recipe.learning_rate(asked)))
     names = {item.name for item in fields(TrainingConfig)}
     training = TrainingConfig(**{name: value for name, value in wishes.items() if name in names})
     model = recipe.model_of(wishes, facts, int(wishes["hidden_size"]), int(wishes.get("layers", 1)))

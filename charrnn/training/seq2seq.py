@@ -22,7 +22,8 @@ from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
 from charrnn.training.padding import Batches, Padded, by_length, some
 
 SHOWN = 4  # pairs of a glance
-ANSWERED = 256  # held-out sources that are answered at an evaluation during training
+ANSWERED = 256  # held-out sources that are answered at an evaluation during training, none of them longer than
+ANSWERABLE = 400  # tokens
 
 
 def build(model: ModelConfig, training: TrainingConfig) -> Seq2seq:
@@ -55,19 +56,27 @@ class HeldPairs:
 
     examples: Examples
     on: str  # "validation" or "training"
+    whole: int  # how many there are to score
 
     def score(self, network: Seq2seq, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
         """See evaluate.Held; some of the sources are answered, greedily."""
         report = taught(network, self.examples, tokenizer, precision, stop)
-        few = self.examples.take(np.arange(min(ANSWERED, len(self.examples))))
+        few = self._few(ANSWERED)
         answers = answered(network, few, tokenizer, stop=stop)
-        return replace(report, measures=compared(answers, [target for _, target in few.texts]))
+        measures = compared(answers, [target for _, target in few.texts])
+        return replace(report, measures={**measures, "scored": len(few), "held_out": self.whole})
 
     def sample(self, network: Seq2seq, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
         """See evaluate.Held: some sources with what is answered."""
-        few = self.examples.take(np.arange(min(SHOWN, len(self.examples))))
+        few = self._few(SHOWN)
         answers = answered(network, few, tokenizer)
         return "\n".join(f"{source} -> {answer}" for (source, _), answer in zip(few.texts, answers, strict=True))
+
+    def _few(self, number: int) -> Examples:
+        """So many pairs, evenly out of all that can be answered in no time."""
+        short = np.flatnonzero(self.examples.inputs.lengths <= ANSWERABLE)
+        number = min(number, len(short))
+        return self.examples.take(short[np.linspace(0, len(short) - 1, number).astype(np.int64)] if number else short)
 
 
 def taught(
@@ -111,4 +120,4 @@ def compared(answers: list[str], targets: list[str]) -> dict[str, Any]:
 def hold(data: Parts, training: TrainingConfig) -> HeldPairs:
     """See tasks.Task."""
     kept = (data.val, "validation") if len(data.val) else (data.train, "training")
-    return HeldPairs(some(kept[0], training.eval_tokens), kept[1])
+    return HeldPairs(some(kept[0], training.eval_tokens), kept[1], len(kept[0]))

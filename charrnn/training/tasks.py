@@ -14,7 +14,7 @@ import torch
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.models.recurrent import State
 from charrnn.training import classify, conditional, language, seq2seq
-from charrnn.training.batching import Batch, Feed
+from charrnn.training.batching import Feed
 from charrnn.training.evaluate import Held
 from charrnn.training.loss import Loss, Network
 
@@ -44,5 +44,3 @@ TASKS: Mapping[str, Task] = {
     "conditional": conditional,
     "seq2seq": seq2seq,
 }
-
-__all__ = ["TASKS", "Batch", "Task"]

@@ -221,8 +221,8 @@ class Run:
 
 
 def _numbers(measures: Mapping[str, Any]) -> dict[str, float]:
-    """Those of a report's measures that are single numbers: tables are for the end."""
-    return {name: value for name, value in measures.items() if isinstance(value, int | float)}
+    """Those of a report's measures that are shares or bits: tables and counts are for the end."""
+    return {name: value for name, value in measures.items() if isinstance(value, float)}
 
 
 def _jsonable(value: Any) -> Any:
