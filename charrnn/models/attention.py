@@ -12,6 +12,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+# In the sums of additive attention that are there at once: those of 64 pairs of 500 letters are 2 billion. What is more
+# is computed part by part, and again for the gradient.
+MOST_NUMBERS = 1 << 27
 
 
 class Attention(nn.Module):
@@ -39,6 +44,14 @@ class Attention(nn.Module):
     def _scores(self, states: Tensor, memory: Tensor) -> Tensor:
         if not self.additive:
             return torch.bmm(states.to(memory.dtype), memory.mT) / math.sqrt(memory.shape[-1])
-        both = self.query(states).unsqueeze(2) + self.key(memory).unsqueeze(1)  # (B, T, S, H)
+        queries, keys = self.query(states), self.key(memory)
+        parts = torch.split(queries, max(1, MOST_NUMBERS // max(1, keys.numel())), 1)
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._energies(part, keys) for part in parts], 1)
+        return torch.cat([checkpoint(self._energies, part, keys, use_reentrant=False) for part in parts], 1)
+
+    def _energies(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Queries (B, T, H) and keys (B, S, H) to scores (B, T, S)."""
+        both = queries.unsqueeze(2) + keys.unsqueeze(1)  # (B, T, S, H)
         scores: Tensor = self.energy(torch.tanh(both)).squeeze(-1)
         return scores
