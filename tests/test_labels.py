@@ -296,3 +296,11 @@ def test_chat_passes_over_runs_that_write_nothing(run: Run, tmp_path: Path) -> N
     (tmp_path / "checkpoints" / "reads").mkdir()
     models.save(tmp_path / "checkpoints" / "reads" / models.MODEL_FILE, shape, units, weights, about)
     assert run("chat").code == 2  # none has learnt conversations, and that is said
+
+
+def test_what_is_suggested_names_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run saved last may be one that tells labels."""
+    said: list[str] = []
+    monkeypatch.setattr("charrnn.cli.console.suggest", said.append)
+    run("sample", "odes", "--label", LABELS[0], "--length", "2")
+    assert said == ["`charrnn repl odes` to write together with it"]

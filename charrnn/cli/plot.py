@@ -64,7 +64,8 @@ def plot(run: str | None, output: str | None, as_json: bool, checkpoints: Path) 
         _save(_charts(log, path), output, kind)
     else:
         _show(_charts(log, path), _summary(log))
-    console.suggest(f"`charrnn sample {console.quoted(run)}`" if run else "`charrnn sample`")
+    named = f" {console.quoted(run)}" if run else ""  # not every run writes, and one that still trains says nothing yet
+    console.suggest(f"`charrnn inspect{named}` for what it is")
 
 
 def _kind(output: str | None, as_json: bool) -> str:
