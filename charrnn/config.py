@@ -73,7 +73,7 @@ class ModelConfig:
     classes: int = setting(0, "Labels.", low=0, high=100_000)
     features: int = setting(0, "Numbers in a row of --input rows.", low=0, high=65536)
     input_mean: float = setting(0.0, "Mean of the numbers of --input rows, which is taken off.", low=-1e18, high=1e18)
-    input_deviation: float = setting(1.0, "What they are divided by then.", low=0, high=1e18, low_open=True)
+    input_deviation: float = setting(1.0, "What they are divided by then.", low=1e-30, high=1e18)
 
     @property
     def input_size(self) -> int:

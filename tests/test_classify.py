@@ -148,7 +148,7 @@ def test_batches_change_nothing(tell: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_of_a_text_without_end_the_beginning_is_read(tell: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charrnn.cli.classify.LONGEST", 4)
+    monkeypatch.setattr("charrnn.text.examples.LONGEST_READ", 4)
     done = tell("classify", "tell", "abab" + "c" * 90, "--json")
     assert json.loads(done.out)["probabilities"] == pytest.approx(chances("abab"), abs=1e-6)
     assert "only the first 4 tokens" in done.err
@@ -207,6 +207,31 @@ def test_sequences_of_numbers_have_an_index_for_a_text(tell: Run) -> None:
     assert "accuracy 66.67% of 3" in done.err
     np.savez("wide.npz", x=np.zeros((2, 2, 3)))
     assert tell("classify", "rows", "wide.npz").code == 65
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e18])
+def test_numbers_far_from_what_was_learnt_have_odds(tell: Run, tmp_path: Path, mean: float) -> None:
+    """A stranger's file may say that the numbers hardly differed: what is divided by that must not become nan."""
+    path = tmp_path / "checkpoints" / "rows" / models.MODEL_FILE
+    made = models.load(path)
+    shape = replace(made.config, input_mean=mean, input_deviation=1e-30)
+    models.save(
+        path, shape, made.tokenizer, made.weights, {"name": "rows", "start": [2], "provenance": {}, "labels": ["one", "two"]}
+    )
+    np.savez("far.npz", x=np.array([[[3.0, -1e18]] * 2, [[0.0, 0.0]] * 2]))
+    told = tell("classify", "rows", "far.npz")
+    assert told.code == 0
+    assert all(0.5 <= float(line.split("\t")[1]) <= 1 for line in told.out.splitlines())
+
+
+def test_of_a_text_without_end_eval_reads_as_much_as_classify(tell: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charrnn.text.examples.LONGEST_READ", 4)
+    monkeypatch.setattr("charrnn.training.examiner.LONGEST_READ", 4)
+    Path("long.tsv").write_text("alpha\taaab" + "b" * 50 + "\nbeta\tb\n")
+    told = tell("eval", "tell", "long.tsv")
+    assert told.code == 0
+    assert "100.00% of 2 texts" in told.out
+    assert "of 1 text only the first 4 tokens were read" in told.err
 
 
 def test_lines_are_answered_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +317,7 @@ def test_the_figures_are_those_of_the_definition() -> None:
         assert figures == pytest.approx(definition(drawn[0].tolist(), drawn[1].tolist(), number))
     square = np.zeros((5, 5), np.int64)
     np.add.at(square, tuple(drawn), 1)
-    assert classify.macro_f1(square) == pytest.approx(np.mean([label.f1 for label in found]))
+    assert classify.macro_f1(*drawn, 5) == pytest.approx(np.mean([label.f1 for label in found]))
     of_table = Confusion.of_table("abcde", square.tolist())
     assert of_table is not None
     assert confusion.labels(of_table) == found

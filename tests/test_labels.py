@@ -29,6 +29,7 @@ from charrnn.decoding.settings import Settings
 from charrnn.errors import DataError, UsageError
 from charrnn.models.weights import import_weights
 from charrnn.runs import model as models
+from charrnn.text.examples import Examples, Ragged
 from charrnn.text.tokenizers import EOS
 from charrnn.training import conditional
 from charrnn.weights import weight_shapes
@@ -39,6 +40,22 @@ SHAPES: list[dict[str, Any]] = [
     {"cell": "gru", "label_as": "state"}, {"cell": "lstm", "label_as": "step"}, {"cell": "rnn", "label_as": "state"},
     {"cell": "gru", "embedding": "onehot", "label_as": "step"}, {"embedding_size": 16, "tie_weights": True},
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_text_that_is_too_long_for_one_reading_is_scored_in_parts(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN refuses some 200,000 steps at once; the state goes on from part to part."""
+    units = toy.tokenizer()
+    made, weights = toy.labelled(units)
+    network = conditional.build(made, TrainingConfig()).eval()
+    import_weights(network, weights)
+    ids = [np.append(units.encode(text), EOS) for text in ("the boat and the sea", "the")]
+    texts = Examples(Ragged.of(ids), None, np.array([1, 0]))
+    whole, right = conditional.losses(network, texts, precision)
+    monkeypatch.setattr(conditional, "SCORED", 3)
+    parts, hits = conditional.losses(network, texts, precision)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5 if precision == "fp32" else 0.02)
+    assert hits == right or precision == "bf16"
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
@@ -279,3 +296,11 @@ def test_chat_passes_over_runs_that_write_nothing(run: Run, tmp_path: Path) -> N
     (tmp_path / "checkpoints" / "reads").mkdir()
     models.save(tmp_path / "checkpoints" / "reads" / models.MODEL_FILE, shape, units, weights, about)
     assert run("chat").code == 2  # none has learnt conversations, and that is said
+
+
+def test_what_is_suggested_names_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run saved last may be one that tells labels."""
+    said: list[str] = []
+    monkeypatch.setattr("charrnn.cli.console.suggest", said.append)
+    run("sample", "odes", "--label", LABELS[0], "--length", "2")
+    assert said == ["`charrnn repl odes` to write together with it"]

@@ -340,3 +340,16 @@ def test_a_picture_has_one_of_three_kinds(words: list[str], run: Run) -> None:
     done = run("plot", "toy", *words)
     assert (done.code, done.out) == (2, "")
     assert "-o" in done.err
+
+
+def test_what_is_suggested_fits_a_run_that_does_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("charrnn.cli.console.suggest", said.append)
+    (tmp_path / "tells").mkdir()
+    step = {"event": "step", "step": 1, "of_steps": 2, "loss": 0.7}
+    (tmp_path / "tells" / "metrics.jsonl").write_text(json.dumps(step) + "\n")
+    done = runner(capsysbinary)("plot", "tells", "--json", "--checkpoints", str(tmp_path))
+    assert done.code == 0, done.err
+    assert said == ["`charrnn inspect tells` for what it is"]

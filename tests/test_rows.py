@@ -314,3 +314,10 @@ def test_long_texts_are_cut_and_long_pairs_left_out_and_that_is_said(tmp_path: P
         assert any(note.startswith(said) for note in notes)
         assert max(parts.train.inputs.lengths) <= 20
         assert parts.train.targets is None or max(parts.train.targets.lengths) <= 20 + longer
+
+
+def test_a_carriage_return_that_stands_alone_is_called_so(tmp_path: Path) -> None:
+    """Python's own message tells of a mode in which nobody can open the file."""
+    with pytest.raises(CorpusError, match="carriage return stands alone") as error:
+        read(tmp_path / "a.tsv", "a\tone\rtwo\nb\tthree\n", newline="keep")
+    assert "universal" not in str(error.value)

@@ -29,7 +29,7 @@ from charrnn.decoding.settings import Settings
 from charrnn.decoding.translate import Found, normalised
 from charrnn.decoding.turns import PAIRS, STANDARD
 from charrnn.errors import CheckpointError
-from charrnn.models import replying
+from charrnn.models import attention, replying
 from charrnn.models.seq2seq import Seq2seq
 from charrnn.models.stepping import Decoder
 from charrnn.models.weights import export_weights
@@ -63,6 +63,32 @@ def network(units: Tokenizer, context: str = "attention", *, cell: str = "lstm",
 
 def sources(units: Tokenizer, *texts: str) -> list[Ids]:
     return [units.encode(text) for text in texts]
+
+
+def test_additive_attention_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sums of some pairs of pages would fill the memory: they are made part by part, and so are their gradients."""
+    torch.manual_seed(1)
+    made, states, memory = attention.Attention(8, additive=True), torch.randn(3, 7, 8), torch.randn(3, 5, 8)
+
+    def learnt() -> list[torch.Tensor]:
+        made.zero_grad()
+        seen, weights = made(states, memory, torch.ones(3, 5, dtype=torch.bool))
+        seen.square().sum().backward()
+        return [seen, weights, *(weight.grad.clone() for weight in made.parameters() if weight.grad is not None)]
+
+    calls, whole = 0, learnt()
+
+    def counted(*parts: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return energies(*parts)
+
+    energies = made._energies
+    monkeypatch.setattr(made, "_energies", counted)
+    monkeypatch.setattr(attention, "MOST_NUMBERS", 2 * 3 * 5 * 8)
+    for one, other in zip(whole, learnt(), strict=True):
+        torch.testing.assert_close(one, other)
+    assert calls == 2 * 4  # two steps at a time, and all of it again for the gradient
 
 
 class Table:
@@ -462,3 +488,10 @@ def test_a_chat_with_pairs_has_no_turns(place: Path, monkeypatch: pytest.MonkeyP
     done = runner(capsysbinary)("chat", "pairs", "--turns", "a,b")
     assert (done.code, done.out) == (2, "")
     assert "learnt pairs" in done.err
+
+
+def test_of_a_source_without_end_the_beginning_is_answered(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charrnn.text.examples.LONGEST_READ", 2)
+    long, short = run("pairs", "ab" * 20), run("pairs", "ab")
+    assert long.out == short.out
+    assert "of 1 source only the first 2 tokens were read" in long.err

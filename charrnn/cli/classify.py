@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 TOGETHER = 512  # texts answered at once, at most
 TOGETHER_CHARACTERS = 1 << 18  # and so many characters of them
-LONGEST = 20_000  # tokens that are read of one text: memory grows with them
 READING = ("encoding", "errors", "newline", "label_column", "text_column", "max_unpacked")
 LABEL_WIDTH = 24  # columns, on a terminal
 MOST_UNKNOWN = 1_000
@@ -157,12 +156,14 @@ def _batches(model: Model, readers: Sequence[Callable[[], Found]], tally: Tally)
 
 
 def _case(model: Model, text: str, label: str, tally: Tally) -> Case:
+    from charrnn.text.examples import LONGEST_READ
+
     known = text.lower() if model.config.lowercase else text
     ids = model.tokenizer.encode(known)
-    tally.cut += len(ids) > LONGEST
+    tally.cut += len(ids) > LONGEST_READ
     if len(tally.unknown) < MOST_UNKNOWN:
         tally.unknown |= dict.fromkeys(model.tokenizer.unknown(known))
-    return Case(text, ids[:LONGEST], label)
+    return Case(text, ids[:LONGEST_READ], label)
 
 
 def _numbers(model: Model, files: Sequence[str]) -> Iterator[list[Case]]:
@@ -216,8 +217,7 @@ def _tell(out: console.Output, case: Case, likeliest: list[tuple[str, float]], m
 
 def _sum_up(tally: Tally) -> None:
     reading.tell_unknown(list(tally.unknown))
-    if tally.cut:
-        console.note(f"of {_count(tally.cut, 'text')} only the first {LONGEST:,} tokens were read")
+    reading.tell_cut(tally.cut, "text")
     if tally.empty:
         console.note(f"left out: {_count(tally.empty, 'line')} without text")
     if tally.labelled and not tally.known:

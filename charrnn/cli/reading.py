@@ -60,6 +60,15 @@ def tell_unknown(characters: Sequence[str]) -> None:
     console.note(f"the model has never seen {named}{more}: read as <unk>")
 
 
+def tell_cut(number: int, what: str) -> None:
+    """Say of how many texts or sources (`what`) only the beginning was read, if of any."""
+    from charrnn.text.examples import LONGEST_READ
+
+    if number:
+        several = "" if number == 1 else "s"
+        console.note(f"of {number:,} {what}{several} only the first {LONGEST_READ:,} tokens were read")
+
+
 def documents(files: Sequence[str], asked: Mapping[str, Any]) -> list[str]:
     """Whole texts, read as training reads them."""
     from charrnn.text import corpus

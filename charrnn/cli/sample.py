@@ -111,7 +111,8 @@ def sample(
         _tell_label(model, plan)
     with destination.opened(output) as out:
         writing.write(model, plan, out, as_json)
-    console.suggest("`charrnn repl` to write together with it")
+    named = f" {console.quoted(run)}" if run else ""  # the run saved last may be another one, which writes nothing
+    console.suggest(f"`charrnn repl{named}` to write together with it")
 
 
 def _plan(

@@ -147,16 +147,20 @@ class _Translator:
     out: console.Output
     known: list[Pair] = field(default_factory=list)  # answers and the targets that were given with their sources
     told: set[str] = field(default_factory=set)  # characters that it does not know
+    cut: int = 0  # sources of which only the beginning was read
     written: bool = False
 
     def answer(self, pairs: Sequence[Pair]) -> None:
         """Write the answers to some sources, in their order; to an empty one, an empty one."""
+        from charrnn.text.examples import LONGEST_READ
         from charrnn.training import answering
 
         search, encode = self.wishes.search, self.model.tokenizer.encode
         self._tell_unknown("".join(source for source, _ in pairs))
         asked = [index for index, (source, _) in enumerate(pairs) if source.strip()]
         ids = {index: encode(pairs[index][0]) for index in asked}
+        self.cut += sum(len(one) > LONGEST_READ for one in ids.values())
+        ids = {index: one[:LONGEST_READ] for index, one in ids.items()}
         found = answering.search(self.network, list(ids.values()), width=search.beam, alpha=search.length_penalty)
         answers = dict(zip(asked, found, strict=True))
         for index, (source, target) in enumerate(pairs):
@@ -216,7 +220,8 @@ class _Translator:
             console.note(f"the model has never seen {named}{more}: read as <unk>")
 
     def tell(self) -> None:
-        """How the answers compare with the targets, if there were any."""
+        """What was cut, and how the answers compare with the targets, if there were any."""
+        reading.tell_cut(self.cut, "source")
         if not self.known:
             return
         from charrnn.training.seq2seq import compared

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-MOST_NUMBERS = 1 << 24  # of query and key together that stand in memory at once
+# In the sums of additive attention that are there at once: those of 64 pairs of 500 letters are 2 billion. What is more
+# is computed part by part, and again for the gradient.
+MOST_NUMBERS = 1 << 25
 
 
 class Attention(nn.Module):
@@ -42,15 +44,14 @@ class Attention(nn.Module):
     def _scores(self, states: Tensor, memory: Tensor) -> Tensor:
         if not self.additive:
             return torch.bmm(states.to(memory.dtype), memory.mT) / math.sqrt(memory.shape[-1])
-        query, key = self.query(states), self.key(memory)
-        steps = max(1, MOST_NUMBERS // key.numel())
-        if steps >= query.shape[1]:
-            return self._energies(query, key)
-        # What stands between is made anew for the gradient: all at once, long pairs would fill any memory.
-        slices = [checkpoint(self._energies, part, key, use_reentrant=False) for part in query.split(steps, 1)]
-        return torch.cat(slices, 1)
+        queries, keys = self.query(states), self.key(memory)
+        parts = torch.split(queries, max(1, MOST_NUMBERS // max(1, keys.numel())), 1)
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._energies(part, keys) for part in parts], 1)
+        return torch.cat([checkpoint(self._energies, part, keys, use_reentrant=False) for part in parts], 1)
 
-    def _energies(self, query: Tensor, key: Tensor) -> Tensor:
-        """v . tanh(Q s + K h) of (B, T, H) and (B, S, H): (B, T, S)."""
-        energies: Tensor = self.energy(torch.tanh(query.unsqueeze(2) + key.unsqueeze(1))).squeeze(-1)
-        return energies
+    def _energies(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Queries (B, T, H) and keys (B, S, H) to scores (B, T, S)."""
+        both = queries.unsqueeze(2) + keys.unsqueeze(1)  # (B, T, S, H)
+        scores: Tensor = self.energy(torch.tanh(both)).squeeze(-1)
+        return scores

@@ -15,6 +15,8 @@ from charrnn.models.dropout import dropout
 from charrnn.models.embedding import embed, make_table
 from charrnn.models.recurrent import Recurrent
 
+FARTHEST = 1e6  # deviations from the mean: a file may say any of both, and what overflows becomes nan
+
 
 class Classifier(nn.Module):
     """B sequences of up to T steps; E embedding, F numbers in a row, D directions, H hidden, C labels."""
@@ -46,7 +48,8 @@ class Classifier(nn.Module):
 
     def _embed(self, inputs: Tensor) -> Tensor:
         if self.config.input == "rows":
-            vectors: Tensor = self.input((inputs - self.config.input_mean) / self.config.input_deviation)
+            scaled = (inputs - self.config.input_mean) / self.config.input_deviation
+            vectors: Tensor = self.input(scaled.clamp(-FARTHEST, FARTHEST))
             return vectors
         return embed(inputs, self.embedding, self.config.vocab_size, self.output.weight.dtype)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 LABEL_LENGTH = 200  # characters
+LONGEST_READ = 20_000  # tokens that are read of a text whose label is told, or of a source: memory grows with them
 SPLIT_KEY = 20  # of the shuffle; --seed does not touch it, so that runs with different seeds can be compared
 
 

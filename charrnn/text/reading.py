@@ -255,7 +255,8 @@ def csv_rows(source: Source, text: Iterable[str]) -> Iterator[tuple[int, list[st
             row = next(reader, None)
         except csv.Error as error:
             where = f"{source.name!r}, line {reader.line_num:,}"
-            raise CorpusError(f"{where} is no proper .{source.format}: {error}.", "Mend that line, or take it out.") from error
+            why = str(error) if "new-line" not in str(error) else "a carriage return stands alone in it"
+            raise CorpusError(f"{where} is no proper .{source.format}: {why}.", "Mend that line, or take it out.") from error
         if row is None:
             return
         numbered.begin_row()

@@ -21,7 +21,7 @@ from charrnn.training import device as machine
 from charrnn.training.evaluate import Abandoned, Report
 from charrnn.training.language import written
 from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
-from charrnn.training.padding import Batches, Padded, by_length, some
+from charrnn.training.padding import SCORED, Batches, Padded, by_length, some
 
 SHOWN = 3  # labels of a glance
 SHOWN_CHARACTERS = 100
@@ -116,14 +116,20 @@ def losses(
 
 
 def _scored(network: ConditionalModel, batch: Padded, precision: str, where: torch.device) -> tuple[NDArray[np.float64], int]:
-    """Nats (B,) of the examples of one batch, and right predictions."""
+    """Nats (B,) of the examples of one batch, and right predictions.
+
+    A text longer than a batch may be is read in parts, the state carried: oneDNN refuses some 200,000 steps at once.
+    """
     assert batch.labels is not None
     targets, labels = on(where, batch.inputs), on(where, batch.labels)
-    with machine.arithmetic(precision, where):
-        logits, _ = network.read(shifted(targets, EOS), labels, network.begin_with(labels))
-    nats = torch.nn.functional.cross_entropy(logits.float().movedim(-1, 1), targets, reduction="none", ignore_index=PAD)
-    right = (logits.argmax(-1) == targets) & (targets != PAD)
-    return nats.cpu().double().sum(0).numpy(), int(right.sum())
+    state, nats, right = network.begin_with(labels), torch.zeros(len(labels), dtype=torch.float64), 0
+    for ids, wanted in zip(torch.split(shifted(targets, EOS), SCORED), torch.split(targets, SCORED), strict=True):
+        with machine.arithmetic(precision, where):
+            logits, state = network.read(ids, labels, state)
+        cost = torch.nn.functional.cross_entropy(logits.float().movedim(-1, 1), wanted, reduction="none", ignore_index=PAD)
+        nats += cost.cpu().double().sum(0)
+        right += int(((logits.argmax(-1) == wanted) & (wanted != PAD)).sum())
+    return nats.numpy(), right
 
 
 def hold(data: Parts, training: TrainingConfig) -> HeldTexts:

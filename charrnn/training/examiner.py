@@ -15,7 +15,7 @@ from charrnn.errors import CorpusError
 from charrnn.models.weights import import_weights
 from charrnn.runs.model import Model
 from charrnn.text import arrays, examples
-from charrnn.text.examples import Examples, Ints, Ragged
+from charrnn.text.examples import LONGEST_READ, Examples, Ints, Ragged
 from charrnn.text.rows import Row
 from charrnn.text.sources import Source
 from charrnn.text.tokenizers import EOS
@@ -60,9 +60,9 @@ def of_rows(model: Model, rows: Sequence[Row], labels: Ints | None) -> Examples:
     if model.config.task == "seq2seq":
         targets = Ragged.of(np.append(encode(row.second), EOS) for row in rows)
         return Examples(Ragged.of(encode(row.first) for row in rows), targets, None, texts)
-    end = [EOS] if model.config.task == "conditional" else []
-    ids = Ragged.of(np.concatenate([encode(row.second), np.array(end, np.int64)]) for row in rows)
-    return Examples(ids, None, labels, texts)
+    if model.config.task == "classify":
+        return Examples(Ragged.of(encode(row.second)[:LONGEST_READ] for row in rows), None, labels, texts)
+    return Examples(Ragged.of(np.append(encode(row.second), EOS) for row in rows), None, labels, texts)
 
 
 def _known(model: Model, rows: Sequence[Row]) -> Ints:

@@ -17,7 +17,7 @@ from charrnn.config import ReadingConfig, TokenizerConfig
 from charrnn.errors import CorpusError
 from charrnn.text import arrays, examples, rows, tokenizers
 from charrnn.text.corpus import Source, Survey, raw_digest
-from charrnn.text.examples import LABEL_LENGTH, Examples, Ints, Parts, Ragged, is_name
+from charrnn.text.examples import LABEL_LENGTH, LONGEST_READ, Examples, Ints, Parts, Ragged, is_name
 from charrnn.text.rows import Row
 from charrnn.text.sources import stem
 from charrnn.text.tokenizers import EOS, ByteTokenizer, Tokenizer, well_formed
@@ -135,9 +135,10 @@ def parts(found: Sequence[Row], tokenizer: Tokenizer, task: str, fraction: float
     kept, held = _split(found, task, fraction)
     pairs = zip(found, ids, strict=True)
     short = [row if len(one) <= longest else _shortened(row, tokenizer, one[:longest]) for row, one in pairs]
+    most = LONGEST_READ if task == "classify" else None  # as `charrnn classify` reads them
     result = Parts(
         Examples(Ragged.of(ids[index][:longest] for index in kept.tolist()), None, labels[kept], _as_read(short, kept)),
-        Examples(Ragged.of(ids[index] for index in held.tolist()), None, labels[held], _as_read(found, held)),
+        Examples(Ragged.of(ids[index][:most] for index in held.tolist()), None, labels[held], _as_read(found, held)),
         names,
     )
     return result, (*_balance(labels, names, task), *_cut(sum(len(ids[index]) > longest for index in kept.tolist()), longest))
