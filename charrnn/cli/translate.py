@@ -129,7 +129,7 @@ def _file(name: str, how: ReadingConfig) -> list[Pair]:
 
     sources = find_sources([name])
     if sources[0].format != "text":
-        found: list[Row] = rows.read(sources, how, rows.sources(how))
+        found: list[Row] = rows.read(sources, how, rows.source_columns(how))
         return [(row.first, row.second) for row in found]
     text = corpus.read_text([name], how)
     if not text.strip():

@@ -24,7 +24,7 @@ MEND = "Mend that line, or take it out."
 
 @dataclass(frozen=True)
 class Row:
-    """Two texts, neither of them empty (but of `sources` the second may be), and where they stand, as a message says it."""
+    """Two texts, neither of them empty (but of `source_columns` the second may be), and their place as a message says it."""
 
     first: str
     second: str
@@ -54,7 +54,7 @@ def paired(reading: ReadingConfig) -> Columns:
     return Columns(("source", "target"), (reading.source_column, reading.target_column))
 
 
-def sources(reading: ReadingConfig) -> Columns:
+def source_columns(reading: ReadingConfig) -> Columns:
     """Source and, where there is one, target."""
     return replace(paired(reading), alone=not reading.target_column)
 
