@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import runpy
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import toy
-from commands import Run, environment, runner
+from commands import Done, Run, environment, runner
 
 from charrnn.cli import attention_map, chat, sessions
 from charrnn.cli.attention_map import Look
@@ -417,6 +418,22 @@ def test_lines_of_a_pipe_are_answered_as_they_come(place: Path) -> None:
         assert child.wait(20) == 0
     assert (answers[0], answers[1]) == (answers[2], b"\n")
     assert len(answers[0]) > 1
+
+
+def test_lines_of_a_pipe_are_read_as_it_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(data: bytes, *options: str) -> Done:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return run("pairs", "-", "--json", *options)
+
+    read = [
+        [record["source"] for record in found(said("ab 猫\r\n\na".encode(encoding), *options))]
+        for encoding, options in (("utf-8-sig", ()), ("gb18030", ("--encoding", "gb18030")), ("utf-16", ("--encoding", "utf-16")))
+    ]
+    assert read == [["ab 猫", "", "a"]] * 3
+    assert found(said(b"a\xffb\n", "--errors", "replace"))[0]["source"] == "a\ufffdb"
+    done = said(b"a\n" * 3 + b"\xff\n")
+    assert (done.code, "standard input is not utf-8" in done.err) == (65, True)
+    assert said(b"a\n", "--encoding", "no-such").code == 2
 
 
 def test_eval_tells_how_many_answers_are_right(
