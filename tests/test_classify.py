@@ -278,6 +278,7 @@ def test_on_a_terminal_labels_stand_in_columns_and_texts_end_with_the_line(tell:
         ("a.txt", "x\tone\\nand\n \ny\ttwo", {}, [("one\nand", "x"), ("two", "y")]),
         ("a.txt", "text\tlabel\none\tx\n", {}, [("one", "x")]),
         ("a.txt", "\n\n", {}, [("", ""), ("", "")]),
+        ("a.txt", "\n \nx\tone\n", {}, [("one", "x")]),
     ],
 )
 def test_a_label_may_be_missing(tmp_path: Path, name: str, content: str, asked: dict[str, str], expected: list[object]) -> None:

@@ -67,7 +67,7 @@ def _objects(source: Source, pieces: Iterator[str], reading: ReadingConfig) -> I
 
 
 def _table(source: Source, pieces: Iterator[str], reading: ReadingConfig, labelled: bool) -> Iterator[tuple[int, str, str]]:
-    found = reading_room.csv_rows(source, pieces)
+    found = (row for row in reading_room.csv_rows(source, pieces) if any(cell.strip() for cell in row[1]))
     first = next(found, None)
     if first is None:
         return
@@ -78,8 +78,7 @@ def _table(source: Source, pieces: Iterator[str], reading: ReadingConfig, labell
     if not places.header:
         yield _row(source, first, places)
     for row in found:
-        if any(cell.strip() for cell in row[1]):
-            yield _row(source, row, places)
+        yield _row(source, row, places)
 
 
 def _row(source: Source, row: tuple[int, list[str]], places: _Places) -> tuple[int, str, str]:
