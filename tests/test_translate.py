@@ -132,6 +132,38 @@ def test_an_answer_that_is_cut_counts_only_where_none_has_ended() -> None:
     assert max(len(one.ids) for one in ended) == 2
 
 
+class Steps:
+    """A decoder whose odds of <eos>, a and b follow from the step alone."""
+
+    def __init__(self, *odds: tuple[float, float, float]) -> None:
+        self.odds, self.taken = odds, 0
+
+    def begin(self) -> State:
+        return (np.zeros(1, np.int64),)
+
+    def step(self, ids: Ids, state: State) -> tuple[Floats, State]:
+        logits = np.full((len(ids), 6), -1e9, np.float32)
+        logits[:, [EOS, 4, 5]] = np.log(self.odds[self.taken])
+        self.taken += 1
+        return logits, state
+
+    def gather(self, state: State, indices: Ids) -> State:
+        return tuple(part[indices] for part in state)
+
+
+def test_a_search_goes_on_while_a_longer_answer_could_win_and_no_further() -> None:
+    """Two answers end soon; the third is less likely than both, and wins by its length alone."""
+    soon, on, end = [(0.5, 0.49, 0.01), (0.6, 0.39, 0.01)], [(0.005, 0.99, 0.005)] * 7, [(0.99, 0.005, 0.005)] * 3
+    decoder = Steps(*soon, *on, *end)
+    best = translate.search(decoder, width=2, longest=12, alpha=2.0)[0][0]
+    assert best.ids == (4,) * 9
+    assert best.logprob == pytest.approx(np.log(0.49 * 0.39 * 0.99**8), abs=1e-5)
+    assert best.score == pytest.approx(best.logprob / (15 / 6) ** 2, abs=1e-5)
+    decoder = Steps(*soon, *on, *end)
+    assert [one.ids for one in translate.search(decoder, width=2, longest=12, alpha=0.0)[0]] == [(), (4,)]
+    assert decoder.taken == 2  # nothing longer could be likelier
+
+
 def test_scores_that_are_no_numbers_are_an_error() -> None:
     decoder = Table(2, 1)
     decoder.scores[1] = np.nan
