@@ -110,6 +110,16 @@ def test_several_files_stand_one_after_the_other(tmp_path: Path) -> None:
     assert found.labels == ("1", "0", "1", "0", "2", "1", "2", "1")
 
 
+def test_several_files_of_labels_stand_in_the_order_of_their_pictures(tmp_path: Path) -> None:
+    """The totals alone would let each label name a picture of another file."""
+    pictures, few = idx(8, (4, 3, 2), bytes(24)), idx(8, (2, 3, 2), bytes(12))
+    labels, two = idx(8, (4,), bytes([1, 2, 3, 4])), idx(8, (2,), bytes([5, 6]))
+    found = read(tmp_path, a=pictures, c=labels, b=few, d=two)
+    assert found.labels == tuple("123456")
+    with pytest.raises(CorpusError, match="the files have 4, 2 sequences and 2, 4 labels"):
+        read(tmp_path, a=pictures, b=few, d=two, c=labels)
+
+
 BAD_Y = {
     "of NaN": np.array([0, 1, 0, np.nan]), "of infinity": np.array([0, 1, 0, np.inf]), "of halves": np.array([0, 1, 0, 0.5]),
     "beyond all": np.array([0, 1, 0, 1e300]), "in two rows": np.zeros((2, 2), int), "complex": np.zeros(4, complex),

@@ -122,6 +122,16 @@ def test_rows_are_told_with_their_accuracy(tell: Run) -> None:
     assert truths == ["alpha", "beta", "gamma", "delta"]
 
 
+def test_a_plain_file_of_rows_is_told_as_eval_reads_it(tell: Run) -> None:
+    content = "alpha\ta a\nbeta\tbb\n\ngamma\ta\n"
+    for name in ("rows.tsv", "rows.txt"):
+        Path(name).write_text(content, encoding="utf-8")
+    table, plain = (tell("classify", "tell", name) for name in ("rows.tsv", "rows.txt"))
+    assert [line.split("\t")[2] for line in plain.out.splitlines()] == ["a a", "bb", "a"]
+    assert (plain.out, "accuracy 66.67% of 3 with a label" in plain.err) == (table.out, True)
+    assert json.loads(tell("eval", "tell", "rows.txt", "--json").out)["accuracy"] == pytest.approx(2 / 3)
+
+
 def test_stdin_has_one_text_a_line_and_the_last_needs_no_end(tell: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, b"\xef\xbb\xbfa\r\n\nalpha\tb\ncc")
     done = tell("classify", "tell", "-")
@@ -290,6 +300,10 @@ def test_on_a_terminal_labels_stand_in_columns_and_texts_end_with_the_line(tell:
         ("a.csv", "one,x\n", {"label_column": "2", "text_column": "1"}, [("one", "x")]),
         ("a.jsonl", '{"text": "one"}\n{"text": "two", "label": 5}\n', {}, [("one", ""), ("two", "5")]),
         ("a.txt", "x\tone\n\ntwo", {}, [("x\tone", ""), ("", ""), ("two", "")]),
+        ("a.txt", "x\tone\\nand\n \ny\ttwo", {}, [("one\nand", "x"), ("two", "y")]),
+        ("a.txt", "text\tlabel\none\tx\n", {}, [("one", "x")]),
+        ("a.txt", "\n\n", {}, [("", ""), ("", "")]),
+        ("a.txt", "\n \nx\tone\n", {}, [("one", "x")]),
     ],
 )
 def test_a_label_may_be_missing(tmp_path: Path, name: str, content: str, asked: dict[str, str], expected: list[object]) -> None:

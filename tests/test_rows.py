@@ -97,6 +97,34 @@ def test_a_fault_is_named_by_file_and_line(
     assert "\x1b" not in done.err
 
 
+@pytest.mark.parametrize("task", ["classify", "conditional"])
+def test_a_header_of_other_names_is_no_example(task: str, train: Callable[..., Done]) -> None:
+    table = "sentiment,review\n" + GOOD.replace("\t", ",")
+    done = train("h.csv", table, task=task)
+    assert done.code == 65
+    assert "'h.csv', line 1 looks like a header: no other row has the label 'sentiment'" in " ".join(done.err.split())
+    assert "--label-column sentiment --text-column review" in " ".join(done.err.split())
+    assert train("h.csv", table, "--label-column", "sentiment", "--text-column", "review", task=task).code == 0
+
+
+def test_what_may_be_a_row_is_none_of_a_header(tmp_path: Path) -> None:
+    path, head = tmp_path / "a.tsv", "mood\twords\n"
+    for content in (GOOD + head, head + "yes\ta\nyes\tb\n", head.replace("words", "some words") + GOOD, head + GOOD + "so\ta\n"):
+        assert len(read(path, content)) == content.count("\n")
+    assert read(path, "label\ttext\n" + head + GOOD)[0] == ("mood", "words")
+    assert read(path, head + GOOD, label_column="1", text_column="2")[0] == ("mood", "words")
+    assert read(path, head + GOOD, paired=True)[0] == ("mood", "words")
+    with pytest.raises(CorpusError, match="line 1 looks like a header"):
+        read(path, head + GOOD)
+
+
+def test_headers_of_several_files_are_seen(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.tsv").write_text("mood\twords\n" + GOOD)
+    with pytest.raises(CorpusError, match="line 1 looks like a header"):
+        rows.read(find_sources([str(tmp_path / "a.tsv"), str(tmp_path / "b.tsv")]), PLAIN, LABELLED)
+
+
 def test_a_pair_with_a_side_missing_is_named(train: Callable[..., Done]) -> None:
     for content, said in (("a\tb\nc\t \n", "line 2 has an empty target"), ("a\tb\n\tc\n", "line 2 has an empty source")):
         done = train("p.tsv", content, task="seq2seq")

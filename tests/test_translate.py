@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import runpy
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import toy
-from commands import Run, environment, runner
+from commands import Done, Run, environment, runner
 
 from charrnn.cli import attention_map, chat, sessions
 from charrnn.cli.attention_map import Look
@@ -157,6 +158,38 @@ def test_an_answer_that_is_cut_counts_only_where_none_has_ended() -> None:
     assert max(len(one.ids) for one in ended) == 2
 
 
+class Steps:
+    """A decoder whose odds of <eos>, a and b follow from the step alone."""
+
+    def __init__(self, *odds: tuple[float, float, float]) -> None:
+        self.odds, self.taken = odds, 0
+
+    def begin(self) -> State:
+        return (np.zeros(1, np.int64),)
+
+    def step(self, ids: Ids, state: State) -> tuple[Floats, State]:
+        logits = np.full((len(ids), 6), -1e9, np.float32)
+        logits[:, [EOS, 4, 5]] = np.log(self.odds[self.taken])
+        self.taken += 1
+        return logits, state
+
+    def gather(self, state: State, indices: Ids) -> State:
+        return tuple(part[indices] for part in state)
+
+
+def test_a_search_goes_on_while_a_longer_answer_could_win_and_no_further() -> None:
+    """Two answers end soon; the third is less likely than both, and wins by its length alone."""
+    soon, on, end = [(0.5, 0.49, 0.01), (0.6, 0.39, 0.01)], [(0.005, 0.99, 0.005)] * 7, [(0.99, 0.005, 0.005)] * 3
+    decoder = Steps(*soon, *on, *end)
+    best = translate.search(decoder, width=2, longest=12, alpha=2.0)[0][0]
+    assert best.ids == (4,) * 9
+    assert best.logprob == pytest.approx(np.log(0.49 * 0.39 * 0.99**8), abs=1e-5)
+    assert best.score == pytest.approx(best.logprob / (15 / 6) ** 2, abs=1e-5)
+    decoder = Steps(*soon, *on, *end)
+    assert [one.ids for one in translate.search(decoder, width=2, longest=12, alpha=0.0)[0]] == [(), (4,)]
+    assert decoder.taken == 2  # nothing longer could be likelier
+
+
 def test_scores_that_are_no_numbers_are_an_error() -> None:
     decoder = Table(2, 1)
     decoder.scores[1] = np.nan
@@ -208,16 +241,12 @@ def test_attention_sums_to_one_over_what_is_no_padding(seed: int) -> None:
     made = network(UNITS, seed=seed)
     asked = sources(UNITS, "ab", "猫猫 abab", "b")
     decoder = Decoder(made, asked)
-    decoder.step(np.full(3, BOS), decoder.begin())
-    assert decoder.attention is not None
     for row, source in enumerate(asked):
-        weights = decoder.attention[row, 0].numpy()
-        assert weights[: len(source)].sum() == pytest.approx(1, abs=1e-6)
-        assert not weights[len(source) :].any()
+        weights = decoder.attend(row, [BOS, 5, 4]).numpy()  # all that is no padding: what it sums to, nothing else has
+        assert np.allclose(weights.sum(1), 1, atol=1e-6)
         alone = answering.attention(made, source, [5, 4, 6])
         assert alone.shape == (3, len(source))
-        assert np.allclose(alone.sum(1), 1, atol=1e-6)
-        assert np.allclose(alone[0], weights[: len(source)], atol=1e-6)
+        assert np.allclose(alone, weights, atol=1e-6)
 
 
 def taught() -> Seq2seq:
@@ -447,6 +476,22 @@ def test_lines_of_a_pipe_are_answered_as_they_come(place: Path) -> None:
         assert child.wait(20) == 0
     assert (answers[0], answers[1]) == (answers[2], b"\n")
     assert len(answers[0]) > 1
+
+
+def test_lines_of_a_pipe_are_read_as_it_is_asked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(data: bytes, *options: str) -> Done:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return run("pairs", "-", "--json", *options)
+
+    read = [
+        [record["source"] for record in found(said("ab 猫\r\n\na".encode(encoding), *options))]
+        for encoding, options in (("utf-8-sig", ()), ("gb18030", ("--encoding", "gb18030")), ("utf-16", ("--encoding", "utf-16")))
+    ]
+    assert read == [["ab 猫", "", "a"]] * 3
+    assert found(said(b"a\xffb\n", "--errors", "replace"))[0]["source"] == "a\ufffdb"
+    done = said(b"a\n" * 3 + b"\xff\n")
+    assert (done.code, "standard input is not utf-8" in done.err) == (65, True)
+    assert said(b"a\n", "--encoding", "no-such").code == 2
 
 
 def test_eval_tells_how_many_answers_are_right(

@@ -81,7 +81,8 @@ def classify(
 
     Each TEXT is a file if there is one of that name, - for the lines of stdin, else the text itself. A plain file has
     one text a line; .tsv, .csv and .jsonl have a column of texts and, if there is one of labels, are told how many are
-    right. Lines without text are left out. A model of --input rows takes .npz and IDX files.
+    right: so has a plain file with a tab in each line. Lines without text are left out. A model of --input rows takes
+    .npz and IDX files.
 
     One line a text: label, tab, probability and, unless it is a single TEXT, the text, written as in .tsv.
 

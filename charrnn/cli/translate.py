@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import attention_map, console, loading, options, reading
-from charrnn.cli.lines import piped_lines
+from charrnn.cli import asked_texts, attention_map, console, loading, options, reading
 from charrnn.config import ReadingConfig, TrainingConfig, setting
 from charrnn.errors import CorpusError, UsageError
 
@@ -110,9 +109,7 @@ def _wishes(values: dict[str, Any], as_json: bool, attention: bool) -> Wishes:
 def _pairs(text: Sequence[str], how: ReadingConfig) -> Iterable[list[Pair]]:
     """The sources, those of a file many at a time; raises CorpusError and UsageError before any is answered."""
     if list(text) == ["-"]:
-        if console.typing():
-            console.note("a source a line; end with Ctrl-D on an empty line")
-        return ([(line, "")] for line in piped_lines())
+        return _lines_of_stdin(how)
     if len(text) == 1 and reading.is_file(text[0]):
         found = _file(text[0], how)
         return (found[first : first + TOGETHER] for first in range(0, len(found), TOGETHER))
@@ -122,6 +119,12 @@ def _pairs(text: Sequence[str], how: ReadingConfig) -> Iterable[list[Pair]]:
     return [[(source, "")]]
 
 
+def _lines_of_stdin(how: ReadingConfig) -> Iterator[list[Pair]]:
+    """A source a line, each alone: whoever writes them may wait for the answer. Raises CorpusError and UsageError."""
+    (found,) = asked_texts.prepare(["-"], False, how, False)
+    return ([(line.text, "")] for line in found() if line is not None)
+
+
 def _file(name: str, how: ReadingConfig) -> list[Pair]:
     """The rows of a table, or the lines of any other file."""
     from charrnn.text import corpus, rows
@@ -129,7 +132,7 @@ def _file(name: str, how: ReadingConfig) -> list[Pair]:
 
     sources = find_sources([name])
     if sources[0].format != "text":
-        found: list[Row] = rows.read(sources, how, rows.sources(how))
+        found: list[Row] = rows.read(sources, how, rows.source_columns(how))
         return [(row.first, row.second) for row in found]
     text = corpus.read_text([name], how)
     if not text.strip():

@@ -46,7 +46,7 @@ class Decoder:
         with torch.inference_mode():
             before: Tensors = tuple(torch.from_numpy(part).to(self.device) for part in state[1:])
             inputs = torch.from_numpy(ids).to(self.device).unsqueeze(0)
-            logits, after, self.attention = self.network.decode(inputs, self._memory(state[0]), before)
+            logits, after, _ = self.network.decode(inputs, self._memory(state[0]), before)
         return logits[0].float().cpu().numpy(), (state[0], *(part.cpu().numpy() for part in after))
 
     def gather(self, state: State, indices: Ints) -> State:

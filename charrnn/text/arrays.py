@@ -64,7 +64,19 @@ def read(sources: Sequence[Source], labelled: bool = True) -> Numbers:
     number = sum(map(len, arrays["y"]))
     if arrays["y"] and number != len(rows):
         raise CorpusError(f"there are {len(rows):,} sequences and {number:,} labels.", "Give as many of both.")
+    if arrays["y"]:
+        _check_order([len(array) for array in arrays["x"]], [len(array) for array in arrays["y"]])
     return Numbers(rows, tuple(str(value) for array in arrays["y"] for value in array.tolist()))
+
+
+def _check_order(sequences: list[int], labels: list[int]) -> None:
+    """Files of sequences and files of labels are joined in the order of mention: they must follow one another alike."""
+    if sequences != labels:
+        counts = [", ".join(f"{count:,}" for count in several) for several in (sequences, labels)]
+        raise CorpusError(
+            f"the files have {counts[0]} sequences and {counts[1]} labels, in the order they are named.",
+            "Name the labels in the order of their sequences, file by file.",
+        )
 
 
 def _arrays(source: Source) -> dict[str, NDArray[Any]]:

@@ -9,8 +9,10 @@ Every fault of a row is a CorpusError that names file and line. Knows nothing of
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any
 
 from charrnn.config import ReadingConfig
@@ -19,12 +21,13 @@ from charrnn.text import reading as reading_room
 from charrnn.text.sources import Source
 
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
+LONGEST_NAME = 40  # characters of what may be a header
 MEND = "Mend that line, or take it out."
 
 
 @dataclass(frozen=True)
 class Row:
-    """Two texts, neither of them empty (but of `sources` the second may be), and where they stand, as a message says it."""
+    """Two texts, neither of them empty (but of `source_columns` the second may be), and their place as a message says it."""
 
     first: str
     second: str
@@ -38,6 +41,7 @@ class Columns:
     names: tuple[str, str]
     asked: tuple[str, str] = ("", "")
     alone: bool = False  # whether the first may stand alone
+    repeated: bool = False  # whether the first of one row is that of others, as labels are
 
     def shown(self) -> str:
         """How a row looks, for a message."""
@@ -46,7 +50,7 @@ class Columns:
 
 def labelled(reading: ReadingConfig) -> Columns:
     """Label and text."""
-    return Columns(("label", "text"), (reading.label_column, reading.text_column))
+    return Columns(("label", "text"), (reading.label_column, reading.text_column), repeated=True)
 
 
 def paired(reading: ReadingConfig) -> Columns:
@@ -54,17 +58,50 @@ def paired(reading: ReadingConfig) -> Columns:
     return Columns(("source", "target"), (reading.source_column, reading.target_column))
 
 
-def sources(reading: ReadingConfig) -> Columns:
+def source_columns(reading: ReadingConfig) -> Columns:
     """Source and, where there is one, target."""
     return replace(paired(reading), alone=not reading.target_column)
 
 
 def read(sources: Sequence[Source], reading: ReadingConfig, columns: Columns) -> list[Row]:
     """All rows of all sources; raises CorpusError for each fault of theirs, and if there is none."""
-    found = [row for source in sources for row in _rows(source, reading, columns)]
+    several = [list(_rows(source, reading, columns)) for source in sources]
+    found = [row for rows in several for row in rows]
     if not found:
         raise CorpusError(f"there is no row in {sources[0].name!r}.", f"Give rows of {columns.shown()}.")
+    if columns.repeated and not any(columns.asked):
+        _check_headers([rows[0] for source, rows in zip(sources, several, strict=True) if _begins(source, rows)], found, columns)
     return found
+
+
+def _begins(source: Source, found: list[Row]) -> bool:
+    """Whether the first row of a table is its first line: then there was no header of the usual names above it."""
+    return source.format != "jsonl" and bool(found) and found[0].where == _where(source, 1)
+
+
+def _check_headers(firsts: list[Row], found: list[Row], columns: Columns) -> None:
+    """Refuse a first row that is a header of other names: it would be one more label.
+
+    That is nearly certain where its text is one word, no other row has its label, and each other label is there twice.
+    """
+    counts = Counter(row.first for row in found)
+    counts.subtract(row.first for row in firsts)
+    others = [count for count in counts.values() if count]
+    for row in firsts:
+        short = len(row.second.split()) == 1 and max(len(row.first), len(row.second)) <= LONGEST_NAME
+        if short and not counts[row.first] and len(found) > 3 and min(others, default=0) > 1:
+            named, numbered = (
+                " ".join(f"--{name}-column {asked}" for name, asked in zip(columns.names, several, strict=True))
+                for several in ((quote(row.first.strip()), quote(row.second.strip())), "12")
+            )
+            raise CorpusError(
+                f"{row.where} looks like a header: no other row has the label {row.first!r}.",
+                f"Add {named}; if it is a row, add {numbered}.",
+            )
+
+
+def _where(source: Source, line: int) -> str:
+    return f"{source.name!r}, line {line:,}"
 
 
 def _rows(source: Source, reading: ReadingConfig, columns: Columns) -> Iterator[Row]:
@@ -72,7 +109,7 @@ def _rows(source: Source, reading: ReadingConfig, columns: Columns) -> Iterator[
     plain = source.format in ("text", "tsv")
     cells = _objects(source, text, columns) if source.format == "jsonl" else _table(source, text, columns)
     for line, pair in cells:
-        where = f"{source.name!r}, line {line:,}"
+        where = _where(source, line)
         first, second = (reading_room.cell(unescaped(part) if plain else part, reading, where) for part in pair)
         for name, part in zip(columns.names, (first, second), strict=True):
             if not part.strip() and not (columns.alone and name == columns.names[1]):

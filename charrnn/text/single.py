@@ -1,8 +1,8 @@
 """Texts one by one out of files, each with its label where there is one, in memory that does not grow with the file.
 
-A plain file has one text a line. .tsv, .csv and .jsonl are read as rows of a label and a text are (see rows.py), but
-that the label may be missing: a single column is the text, and a header needs to hold but the text's usual name. Knows
-nothing of what becomes of the texts.
+A plain file has one text a line. .tsv, .csv, .jsonl, and a plain file all of whose lines hold a tab, are read as rows of
+a label and a text are (see rows.py), but that the label may be missing: a single column is the text, and a header needs
+to hold but the text's usual name. Knows nothing of what becomes of the texts.
 """
 
 from __future__ import annotations
@@ -37,18 +37,25 @@ class _Places:
 def read(source: Source, reading: ReadingConfig, labelled: bool = False) -> Iterator[Single]:
     """The texts of a file; raises CorpusError for each fault of it, which a missing label is only if `labelled`."""
     pieces = reading_room.decoded(source, reading)
-    if source.format == "text":
+    if source.format == "text" and not _is_table(source, reading):
         yield from (Single(line.removesuffix("\n")) for line in reading_room.lines(source, pieces))
         return
     cells = _objects(source, pieces, reading) if source.format == "jsonl" else _table(source, pieces, reading, labelled)
     for line, label, text in cells:
         where = f"{source.name!r}, line {line:,}"
-        if source.format == "tsv":
+        if source.format in ("text", "tsv"):
             label, text = rows.unescaped(label), rows.unescaped(text)
         text = reading_room.cell(text, reading, where)
         if not text.strip() or (labelled and not label.strip()):
             raise CorpusError(f"{where} has an empty {'label' if text.strip() else 'text'}.", rows.MEND)
         yield Single(text, reading_room.cell(label, reading, where) if label.strip() else "")
+
+
+def _is_table(source: Source, reading: ReadingConfig) -> bool:
+    """Whether all lines of a plain file, but blank ones, hold a tab: training reads such a file as rows."""
+    written = (line for line in reading_room.lines(source, reading_room.decoded(source, reading)) if line.strip())
+    first = next(written, "")
+    return "\t" in first and all("\t" in line for line in written)
 
 
 def _objects(source: Source, pieces: Iterator[str], reading: ReadingConfig) -> Iterator[tuple[int, str, str]]:
@@ -60,7 +67,7 @@ def _objects(source: Source, pieces: Iterator[str], reading: ReadingConfig) -> I
 
 
 def _table(source: Source, pieces: Iterator[str], reading: ReadingConfig, labelled: bool) -> Iterator[tuple[int, str, str]]:
-    found = reading_room.csv_rows(source, pieces)
+    found = (row for row in reading_room.csv_rows(source, pieces) if any(cell.strip() for cell in row[1]))
     first = next(found, None)
     if first is None:
         return
@@ -71,8 +78,7 @@ def _table(source: Source, pieces: Iterator[str], reading: ReadingConfig, labell
     if not places.header:
         yield _row(source, first, places)
     for row in found:
-        if any(cell.strip() for cell in row[1]):
-            yield _row(source, row, places)
+        yield _row(source, row, places)
 
 
 def _row(source: Source, row: tuple[int, list[str]], places: _Places) -> tuple[int, str, str]:
