@@ -93,7 +93,7 @@ def loaded(run: str, file: str, rows: int, checkpoints: Path) -> tuple[Classifie
     if model.config.task != "classify" or model.config.bidirectional:
         found = f"{model.name!r} reads both ways" if model.config.task == "classify" else f"{model.name!r} tells no labels"
         raise UsageError(f"{found}; expected a run that reads in one direction.", "Train one: --task classify --no-bidirectional")
-    network = examiner.network_of(model)
+    network = examiner.network_of(model, threads=1)
     assert isinstance(network, Classifier)
     examples = examiner.read(model, find_sources([file]), ReadingConfig())
     return network, examples.take(np.arange(min(rows, len(examples))))

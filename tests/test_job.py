@@ -446,7 +446,7 @@ def test_a_text_begins_after_what_separates_its_parts(text: str, separator: str)
 
 def test_a_busy_machine_is_met_with_one_thread(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text.write_text(text.read_text() * 3)
-    monkeypatch.setattr(job, "seconds_per_step", lambda *_, **__: 0.001 * (1 + (torch.get_num_threads() > 1)))
+    monkeypatch.setattr(planning, "seconds_per_step", lambda *_, **__: 0.001 * (1 + (torch.get_num_threads() > 1)))
     monkeypatch.setattr(job.machine, "available_cores", lambda: 2)
     asked = {name: value for name, value in SMALL.items() if name != "threads"}
     events = job.run([str(text)], asked=asked, root=text.parent / "c", bound=Bound(minutes=0.02), stop=lambda: True)
