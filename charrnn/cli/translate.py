@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click
 
-from charrnn.cli import asked_texts, attention_map, console, loading, options, reading
+from charrnn.cli import attention_map, console, loading, options, reading
 from charrnn.config import ReadingConfig, TrainingConfig, setting
 from charrnn.errors import CorpusError, UsageError
 
@@ -121,6 +121,8 @@ def _pairs(text: Sequence[str], how: ReadingConfig) -> Iterable[list[Pair]]:
 
 def _lines_of_stdin(how: ReadingConfig) -> Iterator[list[Pair]]:
     """A source a line, each alone: whoever writes them may wait for the answer. Raises CorpusError and UsageError."""
+    from charrnn.cli import asked_texts
+
     (found,) = asked_texts.prepare(["-"], False, how, False)
     return ([(line.text, "")] for line in found() if line is not None)
 
