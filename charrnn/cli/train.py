@@ -63,6 +63,9 @@ def train(
         charrnn train books/ --minutes 30 --name books
         charrnn train --resume books --minutes 60
         charrnn train my.txt --layers 2 --hidden-size 512 --dropout-layers 0.2 --epochs 20
+        charrnn train --task classify reviews.tsv    rows of label, tab, text
+        charrnn train --task conditional verses.tsv  the same, to write by label
+        charrnn train --task seq2seq pairs.tsv       rows of source, tab, target
 
     Every setting can also come from the environment (CHARRNN_HIDDEN_SIZE=256) or from a file (--config).
     """
