@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from charrnn.config import ModelConfig
 from charrnn.decoding.cells import Floats, State, arranged, input_bias
 from charrnn.decoding.kernel import Layer, Library, Matrix, Net
+from charrnn.weights import state_arrays
 
 PANEL = 64  # columns; of kernel.c, too
 STEEPEST = 1e100
@@ -40,7 +41,7 @@ class CompiledNet:
         self._library, self._narrow = library, narrow
         self._kept: list[NDArray[Any]] = []  # whatever the kernel has addresses of
         size, gates = config.hidden_size, config.gates * config.hidden_size
-        arrays = 2 if config.cell == "lstm" else 1
+        arrays = state_arrays(config)
         self._now = self._place((arrays * config.layers, 1, size))
         self._logits = self._place((_padded(config.vocab_size),))
         self.logits: Floats = self._logits[: config.vocab_size]

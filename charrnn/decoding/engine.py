@@ -30,7 +30,7 @@ from charrnn.decoding.cells import Cell, arranged, input_bias, make_cell
 from charrnn.decoding.compiled import CompiledDraw, CompiledNet, Drawn
 from charrnn.decoding.kernel import Library
 from charrnn.errors import CharrnnError, CheckpointError
-from charrnn.weights import weight_shapes
+from charrnn.weights import state_arrays, weight_shapes
 
 if TYPE_CHECKING:
     from charrnn.runs.model import Model
@@ -103,7 +103,7 @@ class Engine:
         self.config = config
         self.vocab_size = config.vocab_size
         self.kernel, self.narrow = kernel, narrow and kernel is not None
-        self._arrays = 2 if config.cell == "lstm" else 1
+        self._arrays = state_arrays(config)
         self._input = _Input(config, named, table_bytes)
         # Tokens worth drawing in one go: as many as are read in a millisecond or two, and always some.
         self.ahead = max(4, min(64, READ_AHEAD // sum(array.nbytes for array in named.values())))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from charrnn.config import ModelConfig
 from charrnn.models.cells import gru, rnn
 from charrnn.models.dropout import dropout
+from charrnn.weights import state_arrays
 
 State = tuple[Tensor, ...]
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -38,7 +39,7 @@ class Recurrent(nn.Module):
         widths = [config.input_size] + [directions * self.hidden_size] * (config.layers - 1)
         self.layers = nn.ModuleList(_layer(config, width, self.hidden_size) for width in widths)
         self.reverse = nn.ModuleList(_layer(config, width, self.hidden_size) for width in widths if directions == 2)
-        self.per_layer = 2 if config.cell == "lstm" else 1
+        self.per_layer = state_arrays(config)
 
     def begin(self, batch: int) -> State:
         """The zero state for `batch` streams."""

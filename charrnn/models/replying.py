@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from charrnn.models.seq2seq import Memory, Seq2seq
+from charrnn.models.stepping import decoded
 from charrnn.text.tokenizers import BOS, EOS, UNK, Tokenizer
 
 Floats = NDArray[np.float32]
@@ -67,11 +68,10 @@ class Replier:
 
     def _decode(self, ids: Ints, state: State) -> tuple[Floats, State]:
         with torch.inference_mode():
-            outputs, *before = (torch.from_numpy(part).to(self.device) for part in state)
+            outputs = torch.from_numpy(state[0]).to(self.device)
             memory = Memory(outputs, torch.ones(outputs.shape[:2], dtype=torch.bool, device=self.device))
-            inputs = torch.from_numpy(np.asarray(ids)).to(self.device).unsqueeze(0)
-            logits, after, _ = self.network.decode(inputs, memory, tuple(before))
-        return logits[0].float().cpu().numpy(), (state[0], *(part.cpu().numpy() for part in after))
+            logits, after = decoded(self.network, ids, memory, state[1:])
+        return logits, (state[0], *after)
 
 
 def spelling(tokenizer: Tokenizer, text: str) -> Ints:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from charrnn.models.recurrent import State as Tensors
 from charrnn.models.seq2seq import Memory, Seq2seq
 
 Ints = NDArray[np.int64]
@@ -44,10 +43,8 @@ class Decoder:
     def step(self, ids: Ints, state: State) -> tuple[NDArray[np.float32], State]:
         """Token ids (B,) and the state before them to logits (B, V) and the state after them."""
         with torch.inference_mode():
-            before: Tensors = tuple(torch.from_numpy(part).to(self.device) for part in state[1:])
-            inputs = torch.from_numpy(ids).to(self.device).unsqueeze(0)
-            logits, after, _ = self.network.decode(inputs, self._memory(state[0]), before)
-        return logits[0].float().cpu().numpy(), (state[0], *(part.cpu().numpy() for part in after))
+            logits, after = decoded(self.network, ids, self._memory(state[0]), state[1:])
+        return logits, (state[0], *after)
 
     def gather(self, state: State, indices: Ints) -> State:
         """The state whose row k is row `indices[k]` of `state`."""
@@ -69,3 +66,11 @@ class Decoder:
             self._rows, index = rows, torch.from_numpy(rows).to(self.device)
             self._seen = Memory(self.memory.outputs[index], self.memory.real[index])
         return self._seen
+
+
+def decoded(network: Seq2seq, ids: Ints, memory: Memory, state: State) -> tuple[NDArray[np.float32], State]:
+    """One step of the decoder on NumPy arrays: ids (B,) and the state before them to logits (B, V) and the state after them."""
+    device = memory.outputs.device
+    before = tuple(torch.from_numpy(part).to(device) for part in state)
+    logits, after, _ = network.decode(torch.from_numpy(np.asarray(ids)).to(device).unsqueeze(0), memory, before)
+    return logits[0].float().cpu().numpy(), tuple(part.cpu().numpy() for part in after)

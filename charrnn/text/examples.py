@@ -90,6 +90,10 @@ class Parts:
     val: Examples
     names: tuple[str, ...] = ()
 
+    def held(self) -> tuple[Examples, str]:
+        """The examples that are scored while it is learnt, and which part they are: for want of others, those learnt from."""
+        return (self.val, "validation") if len(self.val) else (self.train, "training")
+
 
 def split(number: int, labels: Ints | None, fraction: float) -> tuple[Ints, Ints]:
     """Which of `number` examples are learnt from and which are held out, each in rising order.

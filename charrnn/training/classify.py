@@ -18,9 +18,12 @@ from charrnn.models.recurrent import State
 from charrnn.text.examples import Examples, Ints, Parts
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
-from charrnn.training.evaluate import Abandoned, Report
+from charrnn.training.alone import begin, scored
+from charrnn.training.evaluate import Report
 from charrnn.training.loss import DROPOUTS, Loss, on
-from charrnn.training.padding import Batches, Padded, by_length, some
+from charrnn.training.padding import Batches, Padded, some
+
+__all__ = ["begin", "build", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
 
 SHOWN = 4  # examples of a glance
 SHOWN_CHARACTERS = 60
@@ -44,11 +47,6 @@ def balanced(labels: Ints) -> NDArray[np.float32]:
     counts = np.bincount(labels)
     present = np.maximum(counts, 1)
     return np.asarray(counts.sum() / (np.count_nonzero(counts) * present), np.float32)
-
-
-def begin(network: Classifier, training: TrainingConfig) -> State:
-    """See tasks.Task: nothing is carried."""
-    return ()
 
 
 def loss(network: Classifier, batch: Padded, state: State, training: TrainingConfig, device: torch.device) -> Loss:
@@ -92,22 +90,17 @@ class HeldLabelled:
         return "\n".join(lines)
 
 
+@torch.inference_mode()
 def log_odds(
     network: Classifier, examples: Examples, precision: str = "fp32", stop: Callable[[], bool] = lambda: False
 ) -> NDArray[np.float64]:
     """Log-probabilities (N, C) of the labels of all examples; raises Abandoned as soon as `stop()`."""
     where = next(network.parameters()).device
     odds = np.zeros((len(examples), network.config.classes))
-    was_training = network.training
-    network.eval()
-    with torch.inference_mode():
-        for batch in by_length(examples):
-            if stop():
-                raise Abandoned
-            with machine.arithmetic(precision, where):
-                logits = network(on(where, batch.inputs), on(where, batch.lengths))
-            odds[batch.indices] = logits.float().cpu().double().log_softmax(-1).numpy()
-    network.train(was_training)
+    for batch in scored(network, examples, stop):
+        with machine.arithmetic(precision, where):
+            logits = network(on(where, batch.inputs), on(where, batch.lengths))
+        odds[batch.indices] = logits.float().cpu().double().log_softmax(-1).numpy()
     return odds
 
 
@@ -132,5 +125,5 @@ def macro_f1(labels: Ints, best: Ints, classes: int) -> float:
 
 def hold(data: Parts, training: TrainingConfig) -> HeldLabelled:
     """See tasks.Task."""
-    kept = (data.val, "validation") if len(data.val) else (data.train, "training")
-    return HeldLabelled(some(kept[0], training.eval_tokens), data.names, kept[1], len(kept[0]))
+    held, on = data.held()
+    return HeldLabelled(some(held, training.eval_tokens), data.names, on, len(held))

@@ -18,10 +18,13 @@ from charrnn.models.weights import export_weights
 from charrnn.text.examples import Examples, Parts
 from charrnn.text.tokenizers import EOS, PAD, Tokenizer
 from charrnn.training import device as machine
-from charrnn.training.evaluate import Abandoned, Report
+from charrnn.training.alone import begin, feed, report_of, scored
+from charrnn.training.evaluate import Report
 from charrnn.training.language import written
 from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
-from charrnn.training.padding import SCORED, Batches, Padded, by_length, some
+from charrnn.training.padding import SCORED, Padded, some
+
+__all__ = ["begin", "build", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
 
 SHOWN = 3  # labels of a glance
 SHOWN_CHARACTERS = 100
@@ -30,16 +33,6 @@ SHOWN_CHARACTERS = 100
 def build(model: ModelConfig, training: TrainingConfig) -> ConditionalModel:
     """See tasks.Task."""
     return ConditionalModel(model, **{name: getattr(training, name) for name in DROPOUTS})
-
-
-def feed(data: Examples, training: TrainingConfig) -> Batches:
-    """See tasks.Task."""
-    return Batches(data, training.batch_size, training.seed)
-
-
-def begin(network: ConditionalModel, training: TrainingConfig) -> State:
-    """See tasks.Task: nothing is carried."""
-    return ()
 
 
 def loss(network: ConditionalModel, batch: Padded, state: State, training: TrainingConfig, device: torch.device) -> Loss:
@@ -88,34 +81,24 @@ def report(
 ) -> Report:  # fmt: skip
     """The scores of all examples; characters that are hidden from the model are charged for."""
     nats, right = losses(network, examples, precision, stop)
-    texts = [text for _, text in examples.texts]
-    hidden = sum(map(tokenizer.hidden, texts))
-    return Report(
-        float(nats.sum()) + hidden * tokenizer.escape_nats, int(examples.inputs.lengths.sum()), right, sum(map(len, texts)),
-        sum(len(text.encode("utf-8")) for text in texts), hidden,
-    )  # fmt: skip
+    texts, tokens = [text for _, text in examples.texts], int(examples.inputs.lengths.sum())
+    return report_of(texts, tokenizer, float(nats.sum()), tokens, right)
 
 
+@torch.inference_mode()
 def losses(
     network: ConditionalModel, examples: Examples, precision: str = "fp32", stop: Callable[[], bool] = lambda: False
 ) -> tuple[NDArray[np.float64], int]:
     """Nats of each example (N,), and how many tokens of all were predicted right; raises Abandoned as soon as `stop()`."""
     where = next(network.parameters()).device
     nats, right = np.zeros(len(examples)), 0
-    was_training = network.training
-    network.eval()
-    with torch.inference_mode():
-        for batch in by_length(examples):
-            if stop():
-                raise Abandoned
-            more, hits = _scored(network, batch, precision, where)
-            nats[batch.indices] = more
-            right += hits
-    network.train(was_training)
+    for batch in scored(network, examples, stop):
+        nats[batch.indices], hits = _cost(network, batch, precision, where)
+        right += hits
     return nats, right
 
 
-def _scored(network: ConditionalModel, batch: Padded, precision: str, where: torch.device) -> tuple[NDArray[np.float64], int]:
+def _cost(network: ConditionalModel, batch: Padded, precision: str, where: torch.device) -> tuple[NDArray[np.float64], int]:
     """Nats (B,) of the examples of one batch, and right predictions.
 
     A text longer than a batch may be is read in parts, the state carried: oneDNN refuses some 200,000 steps at once.
@@ -125,7 +108,8 @@ def _scored(network: ConditionalModel, batch: Padded, precision: str, where: tor
     state, nats, right = network.begin_with(labels), torch.zeros(len(labels), dtype=torch.float64), 0
     for ids, wanted in zip(torch.split(shifted(targets, EOS), SCORED), torch.split(targets, SCORED), strict=True):
         with machine.arithmetic(precision, where):
-            logits, state = network.read(ids, labels, state)
+            logits, after = network.read(ids, labels, state)
+        state = tuple(part.float() for part in after)  # under autocast it is not
         cost = torch.nn.functional.cross_entropy(logits.float().movedim(-1, 1), wanted, reduction="none", ignore_index=PAD)
         nats += cost.cpu().double().sum(0)
         right += int(((logits.argmax(-1) == wanted) & (wanted != PAD)).sum())
@@ -134,5 +118,5 @@ def _scored(network: ConditionalModel, batch: Padded, precision: str, where: tor
 
 def hold(data: Parts, training: TrainingConfig) -> HeldTexts:
     """See tasks.Task."""
-    kept = (data.val, "validation") if len(data.val) else (data.train, "training")
-    return HeldTexts(some(kept[0], training.eval_tokens), data.names, kept[1])
+    held, on = data.held()
+    return HeldTexts(some(held, training.eval_tokens), data.names, on)

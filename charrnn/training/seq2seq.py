@@ -17,9 +17,12 @@ from charrnn.text.examples import Examples, Parts
 from charrnn.text.tokenizers import BOS, Tokenizer
 from charrnn.training import answering
 from charrnn.training import device as machine
-from charrnn.training.evaluate import Abandoned, Report
+from charrnn.training.alone import begin, feed, report_of, scored
+from charrnn.training.evaluate import Report
 from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
-from charrnn.training.padding import Batches, Padded, by_length, some
+from charrnn.training.padding import Padded, some
+
+__all__ = ["begin", "build", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
 
 SHOWN = 4  # pairs of a glance
 ANSWERED = 256  # held-out sources that are answered at an evaluation during training, none of them longer than
@@ -29,16 +32,6 @@ ANSWERABLE = 400  # tokens
 def build(model: ModelConfig, training: TrainingConfig) -> Seq2seq:
     """See tasks.Task."""
     return Seq2seq(model, **{name: getattr(training, name) for name in DROPOUTS})
-
-
-def feed(data: Examples, training: TrainingConfig) -> Batches:
-    """See tasks.Task."""
-    return Batches(data, training.batch_size, training.seed)
-
-
-def begin(network: Seq2seq, training: TrainingConfig) -> State:
-    """See tasks.Task: nothing is carried."""
-    return ()
 
 
 def loss(network: Seq2seq, batch: Padded, state: State, training: TrainingConfig, device: torch.device) -> Loss:
@@ -79,26 +72,18 @@ class HeldPairs:
         return self.examples.take(short[np.linspace(0, len(short) - 1, number).astype(np.int64)] if number else short)
 
 
+@torch.inference_mode()
 def taught(
     network: Seq2seq, examples: Examples, tokenizer: Tokenizer, precision: str = "fp32", stop: Callable[[], bool] = lambda: False
 ) -> Report:
     """How well each target is predicted with the true tokens before it; raises Abandoned as soon as `stop()`."""
     where = next(network.parameters()).device
     nats, count, right = 0.0, 0, 0
-    was_training = network.training
-    network.eval()
-    with torch.inference_mode():
-        for batch in by_length(examples):
-            if stop():
-                raise Abandoned
-            with machine.arithmetic(precision, where):
-                cost = loss(network, batch, (), TrainingConfig(), where)
-            nats, count, right = nats + float(cost.nats), count + int(cost.count), right + int(cost.right)
-    network.train(was_training)
-    texts = [target for _, target in examples.texts]
-    hidden = sum(map(tokenizer.hidden, texts))
-    nats += hidden * tokenizer.escape_nats
-    return Report(nats, count, right, sum(map(len, texts)), sum(len(text.encode("utf-8")) for text in texts), hidden)
+    for batch in scored(network, examples, stop):
+        with machine.arithmetic(precision, where):
+            cost = loss(network, batch, (), TrainingConfig(), where)
+        nats, count, right = nats + float(cost.nats), count + int(cost.count), right + int(cost.right)
+    return report_of([target for _, target in examples.texts], tokenizer, nats, count, right)
 
 
 def answered(
@@ -119,5 +104,5 @@ def compared(answers: list[str], targets: list[str]) -> dict[str, Any]:
 
 def hold(data: Parts, training: TrainingConfig) -> HeldPairs:
     """See tasks.Task."""
-    kept = (data.val, "validation") if len(data.val) else (data.train, "training")
-    return HeldPairs(some(kept[0], training.eval_tokens), kept[1], len(kept[0]))
+    held, on = data.held()
+    return HeldPairs(some(held, training.eval_tokens), on, len(held))
