@@ -91,6 +91,17 @@ class ModelConfig:
         return {"lstm": 4, "gru": 3, "rnn": 1}[self.cell]
 
 
+SINGLE = ("classify", "conditional", "seq2seq")  # tasks whose examples stand alone
+FOR_TASKS: Mapping[str, tuple[str, ...]] = {  # settings that mean something to some tasks only
+    "input": ("classify",), "pooling": ("classify",), "lowercase": ("classify",), "label_smoothing": ("classify",),
+    "balance": ("classify",), "label_as": ("conditional",), "context": ("seq2seq",), "attention": ("seq2seq",),
+    "bidirectional": ("classify", "seq2seq"), "longest": SINGLE,
+    "label_column": ("classify", "conditional"), "text_column": ("classify", "conditional"),
+    "source_column": ("seq2seq",), "target_column": ("seq2seq",),
+    "window": ("language",), "reset": ("language",), "field": ("language",), "column": ("language",),
+}  # fmt: skip
+
+
 def contradiction(model: ModelConfig) -> str:
     """Why there can be no such model, or an empty string."""
     if model.tie_weights and (model.embedding != "learned" or model.embedding_size != model.hidden_size):

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from forked import Child, command
 from rich.console import Console
 from test_panel import started
 
-from charrnn.cli import asked_texts, conclusion, confusion, tables
+from charrnn.cli import asked_texts, conclusion, confusion, main, tables
 from charrnn.cli.confusion import Confusion
 from charrnn.cli.panel import Panel
 from charrnn.config import ModelConfig, ReadingConfig
@@ -479,3 +480,37 @@ def test_the_table_of_too_many_labels_is_not_saved() -> None:
     for number, saved in ((classify.MOST_SAVED, True), (classify.MOST_SAVED + 1, False)):
         measures = classify.report(np.log(np.full((5, number), 1 / number)), np.arange(5)).measures
         assert ("confusion" in measures) is saved
+
+
+@pytest.mark.parametrize(
+    ("task", "option"),
+    [
+        ([], ["--pooling", "max"]), ([], ["--balance"]), (["--task", "seq2seq"], ["--label-column", "1"]),
+        (["--task", "classify"], ["--window", "8"]), (["--task", "conditional"], ["--attention", "dot"]),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_task_is_refused(
+    task: list[str], option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.tsv").write_text("a\tx y\nb\ty z\n" * 4, encoding="utf-8")
+    assert main.run(["train", "rows.tsv", *task, *option, "--steps", "1"]) == 2
+    said = capsys.readouterr().err
+    assert f"{option[0]} is for --task " in said
+    assert not Path("checkpoints").exists()
+
+
+def test_a_file_of_settings_may_serve_several_tasks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the command that repeats a run does not name what is not its own, which would be refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHARRNN_POOLING", "max")
+    Path("all.toml").write_text('attention = "additive"\nthreads = 1\nhidden-size = 8\n')
+    Path("text.txt").write_text("the rain comes down the lane. " * 60)
+    assert main.run(["train", "text.txt", "--config", "all.toml", "--steps", "2"]) == 0
+    again = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("the same again: "))
+    assert "pooling" not in again
+    assert "attention" not in again
+    monkeypatch.delenv("CHARRNN_POOLING")
+    assert main.run([*shlex.split(again.removeprefix("the same again: "))[1:], "--name", "twice"]) == 0

@@ -192,7 +192,8 @@ TIMED = Bound(minutes=0.02)
 def test_the_printed_command_repeats_a_run(kind: str, bound: Bound, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, task = corpus(tmp_path, kind)
     asked: dict[str, Any] = {"hidden_size": 8, "threads": 1, "seed": 3, **task}
-    asked |= {"balance": True, "bidirectional": False, "layers": 2} if bound.epochs else {}
+    own = {"classify": {"balance": True, "bidirectional": False}, "seq2seq": {"bidirectional": False}}
+    asked |= {"layers": 2, **own.get(str(task["task"]), {})} if bound.epochs else {}
     done = finished(job.run([name], asked=asked, name="first", bound=bound))
     assert f"--task {task['task']}" in done.command
     assert main.run([*shlex.split(done.command)[1:], "--name", "again"]) == 0

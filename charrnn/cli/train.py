@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from charrnn.cli import conclusion, console, main, options
 from charrnn.cli.progress import Lines, Listener, Undisturbed
-from charrnn.config import ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
+from charrnn.config import FOR_TASKS, ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
 from charrnn.errors import UsageError
 from charrnn.training.events import Event, Finished, Started
 
@@ -123,6 +123,7 @@ def _check_arguments(context: click.Context, corpus: tuple[str, ...], name: str 
     if not corpus and resume is None:
         raise UsageError("there is no text to train on.", "Name one: `charrnn train my.txt`, or go on with --resume.")
     if resume is None:
+        _check_task(context)
         return
     if name is not None:
         raise UsageError("--name and --resume exclude each other: a resumed run keeps its name.", "Leave out --name.")
@@ -132,6 +133,16 @@ def _check_arguments(context: click.Context, corpus: tuple[str, ...], name: str 
             raise UsageError(
                 f"{parameter.opts[0]} cannot be changed in a run that is resumed.", "Leave it out, or train a new run."
             )
+
+
+def _check_task(context: click.Context) -> None:
+    """Refuse an option that was typed for another task than the one that is to be learnt; a file may serve several."""
+    task = context.params.get("task") or "language"
+    for parameter in context.command.params:
+        tasks = FOR_TASKS.get(parameter.name or "", (task,))
+        if task not in tasks and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE:
+            fits = " or ".join(f"--task {one}" for one in tasks)
+            raise UsageError(f"{parameter.opts[0]} is for {fits}; this is --task {task}.", "Leave it out, or change the task.")
 
 
 def _one_bound(context: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
+from charrnn.config import FOR_TASKS, ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
 from charrnn.errors import CorpusError, UsageError
 from charrnn.training.batching import fit
 from charrnn.weights import weight_shapes
@@ -330,15 +330,15 @@ def command(
     texts = [f"./{name}" if name.startswith("-") and name != "-" else name for name in corpus]
     words = ["charrnn", "train", *texts, "--steps", str(training.steps)]
     configs: tuple[Any, ...] = (reading, tokenizer, model, training)
-    defaults: tuple[Any, ...] = (ReadingConfig(), TokenizerConfig(), ModelConfig(), TrainingConfig())
     always = {"hidden_size", "layers", "embedding_size", "batch_size", "learning_rate", "eval_every", "eval_tokens"}
     always |= {"precision", "threads", "warmup", "dropout_embedding", "dropout_layers", "dropout_output", *asked}
-    for config, default in zip(configs, defaults, strict=True):
+    for config in configs:
         for item in fields(config):
             value = getattr(config, item.name)
-            if (config is model and item.name in FOUND) or item.name == "steps":
+            told = item.name == "steps" or (config is model and item.name in FOUND)
+            if told or model.task not in FOR_TASKS.get(item.name, (model.task,)):  # a file may serve several tasks
                 continue
-            if value != getattr(default, item.name) or item.name in always:
+            if value != item.default or item.name in always:
                 words += _words(item.name, value)
     return shlex.join(words)
 
