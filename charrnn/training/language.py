@@ -22,7 +22,8 @@ from charrnn.text.tokenizers import EOS, Tokenizer
 from charrnn.training import device as machine
 from charrnn.training import evaluate
 from charrnn.training.batching import Streams, Window
-from charrnn.training.evaluate import Report
+from charrnn.training.distributed import Ranks
+from charrnn.training.evaluate import Report, Sums
 from charrnn.training.loss import DROPOUTS, Loss, on
 
 SAMPLE_TOKENS = 240
@@ -67,12 +68,17 @@ class HeldText:
     hidden: int
     on: str  # "validation" or "training"
 
-    def score(self, network: LanguageModel, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
-        """See evaluate.Held."""
+    def sums(self, network: LanguageModel, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool], ranks: Ranks) -> Sums:
+        """See evaluate.Held: nats, and right predictions."""
         streams = evaluate.streams_for(len(self.tokens))
-        nats, correct = evaluate.stream_loss(network, self.tokens, streams, precision=precision, stop=stop)
+        found = evaluate.stream_loss(network, self.tokens, streams, precision=precision, stop=stop, ranks=ranks)
+        return (np.array(found, np.float64),)
+
+    def report(self, sums: Sums, tokenizer: Tokenizer) -> Report:
+        """See evaluate.Held."""
+        nats, correct = sums[0].tolist()
         nats += self.hidden * tokenizer.escape_nats
-        return Report(nats, len(self.tokens) - 1, correct, self.characters, self.utf8_bytes, self.hidden)
+        return Report(nats, len(self.tokens) - 1, int(correct), self.characters, self.utf8_bytes, self.hidden)
 
     def sample(self, network: LanguageModel, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
         """See evaluate.Held."""
