@@ -117,14 +117,14 @@ ALONE = Ranks()
 
 
 @contextlib.contextmanager
-def joined(cuda: bool) -> Iterator[Ranks]:
+def joined() -> Iterator[Ranks]:
     """All ranks that were launched with this process, for as long as the block lasts; raises CharrnnError."""
     here = launch()
     if here.count == 1:
         yield ALONE
         return
     try:
-        group.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        group.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         found = f"rank {here.rank} cannot reach the others: {_first_line(error)}."
         raise CharrnnError(found, "See that all ranks run the same command, and can reach MASTER_ADDR at MASTER_PORT.") from error
