@@ -12,12 +12,13 @@ import pytest
 import charrnn
 
 PACKAGE = Path(charrnn.__file__).parent
-GROUND = {"errors", "config", "durable", "weights"}
+GROUND = {"errors", "config", "durable", "weights", "launch"}
 MAY_IMPORT = {
     "errors": set[str](),
     "config": {"errors"},
     "durable": {"errors"},
     "weights": {"errors", "config"},
+    "launch": {"errors"},
     "text": GROUND,
     "runs": GROUND | {"text"},
     "models": GROUND | {"text", "runs"},

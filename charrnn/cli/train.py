@@ -86,7 +86,7 @@ def train(
     if not quiet:
         conclusion.tell(started, finished, checkpoints)
     if finished.reason == "interrupted":
-        context.exit(128 + stop.number)
+        context.exit(128 + (stop.number or signal.SIGINT))  # of several ranks, another may have been asked
 
 
 class Stop:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from charrnn.models.precision import wide
+
 # In the sums of additive attention that are there at once: those of 64 pairs of 500 letters are 2 billion. What is more
 # is computed part by part, and again for the gradient.
 MOST_NUMBERS = 1 << 25
@@ -36,7 +38,7 @@ class Attention(nn.Module):
 
         The weights (B, T, S) sum to one over the real steps and are zero elsewhere.
         """
-        scores = self._scores(states, memory).float().masked_fill(~real.unsqueeze(1), -torch.inf)
+        scores = wide(self._scores(states, memory)).masked_fill(~real.unsqueeze(1), -torch.inf)
         weights = scores.softmax(-1)
         seen = torch.bmm(weights.to(memory.dtype), memory)  # (B, T, H)
         return torch.tanh(self.combine(torch.cat([seen, states.to(seen.dtype)], -1))), weights

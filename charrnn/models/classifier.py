@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from charrnn.config import ModelConfig
 from charrnn.models.dropout import dropout
 from charrnn.models.embedding import embed, make_table
+from charrnn.models.precision import wide
 from charrnn.models.recurrent import Recurrent
 
 FARTHEST = 1e6  # deviations from the mean: a file may say any of both, and what overflows becomes nan
@@ -48,7 +49,7 @@ class Classifier(nn.Module):
 
     def _embed(self, inputs: Tensor) -> Tensor:
         if self.config.input == "rows":
-            scaled = (inputs - self.config.input_mean) / self.config.input_deviation
+            scaled = (inputs.to(self.input.weight.dtype) - self.config.input_mean) / self.config.input_deviation
             vectors: Tensor = self.input(scaled.clamp(-FARTHEST, FARTHEST))
             return vectors
         return embed(inputs, self.embedding, self.config.vocab_size, self.output.weight.dtype)
@@ -60,7 +61,7 @@ class Classifier(nn.Module):
         real = inside(lengths, len(y)).unsqueeze(-1)  # (T, B, 1)
         if self.config.pooling == "max":
             return y.masked_fill(~real, -torch.inf).amax(0)
-        return torch.where(real, y, 0.0).float().sum(0) / lengths.unsqueeze(-1)  # bf16 knows no 257
+        return wide(torch.where(real, y, 0.0)).sum(0) / lengths.unsqueeze(-1)  # bf16 knows no 257
 
 
 def inside(lengths: Tensor, steps: int) -> Tensor:

@@ -20,6 +20,7 @@ from charrnn.models.classifier import inside, last_outputs
 from charrnn.models.dropout import dropout
 from charrnn.models.embedding import embed, make_table
 from charrnn.models.language import LanguageModel
+from charrnn.models.precision import wide
 from charrnn.models.recurrent import Recurrent, State
 
 
@@ -73,7 +74,7 @@ class Seq2seq(LanguageModel):
         h = last_outputs(outputs, lengths, self.config.directions)
         if self.config.context != "last":
             h = torch.tanh(self.context(h))
-        h = h.float()  # under autocast it is not
+        h = wide(h)
         state = (h, torch.zeros_like(h)) if self.config.cell == "lstm" else (h,)
         return Memory(outputs.transpose(0, 1), inside(lengths, len(ids)).T), state * self.config.layers
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.models.classifier import Classifier
+from charrnn.models.precision import wide
 from charrnn.models.recurrent import State
 from charrnn.text.examples import Examples, Ints, Parts
 from charrnn.text.tokenizers import Tokenizer
@@ -55,7 +56,7 @@ def loss(network: Classifier, batch: Padded, state: State, training: TrainingCon
     assert batch.labels is not None
     labels = on(device, batch.labels)
     logits = network(on(device, batch.inputs), on(device, batch.lengths))
-    logits = machine.wide(logits)  # (B, C)
+    logits = wide(logits)  # (B, C)
     nats = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=training.label_smoothing)
     if batch.weights is not None:
         nats = nats * on(device, batch.weights)
@@ -114,7 +115,7 @@ def log_odds(
     for batch in scored(network, examples, stop, ranks):
         with machine.arithmetic(precision, where):
             logits = network(on(where, batch.inputs), on(where, batch.lengths))
-        odds[batch.indices] = logits.float().cpu().double().log_softmax(-1).numpy()
+        odds[batch.indices] = logits.cpu().double().log_softmax(-1).numpy()
     return odds
 
 

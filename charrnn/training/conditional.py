@@ -13,6 +13,7 @@ from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.decoding import kernel
 from charrnn.decoding.engine import Engine
 from charrnn.models.conditional import ConditionalModel
+from charrnn.models.precision import wide
 from charrnn.models.recurrent import State
 from charrnn.models.weights import export_weights
 from charrnn.text.examples import Examples, Parts
@@ -130,8 +131,8 @@ def _cost(network: ConditionalModel, batch: Padded, precision: str, where: torch
     for ids, wanted in zip(torch.split(shifted(targets, EOS), SCORED), torch.split(targets, SCORED), strict=True):
         with machine.arithmetic(precision, where):
             logits, after = network.read(ids, labels, state)
-        state = tuple(part.float() for part in after)  # under autocast it is not
-        cost = torch.nn.functional.cross_entropy(logits.float().movedim(-1, 1), wanted, reduction="none", ignore_index=PAD)
+        state = tuple(wide(part) for part in after)  # under autocast it is not
+        cost = torch.nn.functional.cross_entropy(wide(logits).movedim(-1, 1), wanted, reduction="none", ignore_index=PAD)
         nats += cost.cpu().double().sum(0)
         right += int(((logits.argmax(-1) == wanted) & (wanted != PAD)).sum())
     return nats.numpy(), right

@@ -94,11 +94,6 @@ def out_of_memory(error: Exception) -> bool:
     return known or "allocate memory" in said or "out of memory" in said or "CUBLAS_STATUS_ALLOC_FAILED" in said
 
 
-def wide(values: torch.Tensor) -> torch.Tensor:
-    """The values in float32, if they are narrower."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def available_cores() -> int:
     """Cores this process may use (cgroups and affinity allow fewer than the machine has)."""
     if hasattr(os, "sched_getaffinity"):

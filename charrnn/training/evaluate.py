@@ -20,6 +20,7 @@ from torch import Tensor
 
 from charrnn.decoding.sampling import no_number
 from charrnn.models.language import LanguageModel
+from charrnn.models.precision import wide
 from charrnn.models.weights import import_weights
 from charrnn.runs.model import Model
 from charrnn.text.tokenizers import EOS, Tokenizer
@@ -206,7 +207,7 @@ def _run(
             rows = slice(first, first + span)
             with machine.arithmetic(precision, where):
                 logits, state = network(_tensor(inputs[rows], where), state)
-            state = tuple(part.float() for part in state)
+            state = tuple(wide(part) for part in state)
             more, right = _score(logits, _tensor(targets[rows], where), torch.from_numpy(counted[rows]).to(where))
             nats += more.cpu()
             correct += right.cpu()
@@ -220,7 +221,7 @@ def _tensor(ids: NDArray[Any], where: torch.device) -> Tensor:
 
 def _score(logits: Tensor, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over the counted positions of (T, B, V) logits: nats (in float64) and right predictions."""
-    flat = logits.float().reshape(-1, logits.shape[-1])
+    flat = wide(logits).reshape(-1, logits.shape[-1])
     losses = torch.nn.functional.cross_entropy(flat, targets.reshape(-1), reduction="none")
     keep = counted.reshape(-1)
     return losses[keep].cpu().double().sum(), (flat.argmax(-1) == targets.reshape(-1))[keep].sum()

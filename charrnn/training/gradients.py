@@ -78,8 +78,9 @@ class Gradients:
 
     def _joined(self, costs: list[Loss]) -> Loss:
         """The sums of several parts, or of none: an epoch's last batch may have fewer examples than there are ranks."""
-        zero = torch.zeros((), device=self.device)
-        nats, right = (sum((getattr(cost, name) for cost in costs), start=zero) for name in ("nats", "right"))
+        nats, right = (torch.zeros((), device=self.device) for _ in range(2))
+        for cost in costs:
+            nats, right = nats + cost.nats, right + cost.right
         return Loss(nats, right, tuple(map(torch.cat, zip(*(cost.state for cost in costs), strict=True))))
 
     def _summed(self, cost: Loss) -> Loss:

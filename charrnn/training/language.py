@@ -15,11 +15,11 @@ from charrnn.config import ModelConfig, SamplingConfig, TrainingConfig
 from charrnn.decoding import generate, kernel
 from charrnn.decoding.engine import Engine
 from charrnn.models.language import LanguageModel
+from charrnn.models.precision import wide
 from charrnn.models.recurrent import State
 from charrnn.models.weights import export_weights
 from charrnn.text.corpus import TokenData
 from charrnn.text.tokenizers import EOS, Tokenizer
-from charrnn.training import device as machine
 from charrnn.training import evaluate
 from charrnn.training.batching import Streams, Window
 from charrnn.training.distributed import Ranks
@@ -48,7 +48,7 @@ def loss(network: LanguageModel, batch: Window, state: State, training: Training
     """See tasks.Task."""
     inputs, targets = on(device, batch.inputs), on(device, batch.targets)
     logits, after = network(inputs, restarted(state, batch.reset, device))  # (T, B, V)
-    flat, wanted = machine.wide(logits).reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    flat, wanted = wide(logits).reshape(-1, logits.shape[-1]), targets.reshape(-1)
     nats = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
     return Loss(nats, (flat.detach().argmax(-1) == wanted).sum(), after)
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharrnnError, CheckpointError
+from charrnn.models.precision import wide
 from charrnn.models.recurrent import initialise
 from charrnn.models.weights import export_weights
 from charrnn.runs.checkpoint import Tensors
@@ -116,7 +117,7 @@ class Learner:
         count = torch.as_tensor(self.task.count(batch), device=self.device)
         sums = torch.stack([cost.nats, cost.right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
         self._sums += self._chosen(finite, sums, torch.zeros_like(sums))
-        self.state = tuple(self._chosen(finite, machine.wide(new), old) for new, old in zip(cost.state, before, strict=True))
+        self.state = tuple(self._chosen(finite, wide(new), old) for new, old in zip(cost.state, before, strict=True))
 
     @property
     def _share(self) -> slice:

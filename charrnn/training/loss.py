@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from charrnn.models.classifier import Classifier
 from charrnn.models.language import LanguageModel
+from charrnn.models.precision import wide
 from charrnn.models.recurrent import State
 from charrnn.text.tokenizers import PAD
-from charrnn.training.device import wide
 
 Network = LanguageModel | Classifier  # the conditional model, and the encoder with its decoder, are language models, too
 DROPOUTS = ("dropout_embedding", "dropout_layers", "dropout_output")
