@@ -29,7 +29,7 @@ LONGEST = 12  # the highest order that is tried
 PATIENCE = 2  # orders that are no better than one before them, and the search is over
 HELD_SHARE = 10  # one token in so many, at the end of the counted text, is what the order is chosen on,
 MOST_HELD = 500_000  # and no more than these
-MOST_COUNTED = 1 << 23  # tokens; so many take about 1 GB
+MOST_COUNTED = 1 << 23  # tokens; so many take about 1 GB, and a minute
 BLOCK = 1 << 22  # tokens scored at once: a longer text is scored in several, and the counted text sorted with each
 FALLBACK = (0.5, 1.0, 1.5)  # D1, D2, D3 where too few n-grams are rare to reckon them: single characters, tiny texts
 NEVER = 2  # <pad> and <bos>: tokens that no text holds
@@ -111,10 +111,14 @@ def _chances(text: _Text) -> Iterator[Chances]:
 
 def _extended(text: _Text, ids: NDArray[np.int32]) -> _Grams:
     """The n-grams one longer than those of `ids`, which are all zero for the one n-gram without tokens."""
-    before = np.concatenate([[ids.max() + 1], ids[:-1]])  # what stands before all of it is like nothing else
     width = text.boundary + 1
-    keys, inverse = np.unique(before.astype(np.int64) * width + text.tokens, return_inverse=True)
+    pairs = np.empty(len(ids), np.int64)
+    pairs[0], pairs[1:] = ids.max() + 1, ids[:-1]  # what stands before all of it is like nothing else
+    pairs *= width
+    pairs += text.tokens
+    keys, inverse = np.unique(pairs, return_inverse=True)
     longer = inverse.astype(np.int32)
+    del pairs, inverse  # the two largest
     shorter = np.zeros(len(keys), np.int32)
     shorter[longer] = ids
     counts = np.bincount(longer[text.counted], minlength=len(keys))

@@ -19,8 +19,13 @@ _HALF = np.uint64(32)
 
 def share_of(text: NDArray[np.integer[Any]], other: NDArray[np.integer[Any]]) -> float:
     """The share of the runs of LENGTH tokens of `text` that stand in `other` too; of a text that is shorter, 0."""
-    runs = _hashes(text)
-    return float(np.isin(runs, _hashes(other)).mean()) if len(runs) else 0.0
+    runs, there = _hashes(text), _hashes(other)
+    if not len(runs) or not len(there):
+        return 0.0
+    runs.sort()  # neighbours are then looked for in the same place, which is many times faster
+    there.sort()
+    places = np.minimum(np.searchsorted(there, runs), len(there) - 1)
+    return float((there[places] == runs).mean())
 
 
 def _hashes(tokens: NDArray[np.integer[Any]]) -> NDArray[np.uint64]:
