@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FIGURES = ("bits_per_character", "bits_per_byte", "loss", "perplexity")
 COPIED = 0.1  # a share of the scored text that stands in the counted one, from which on it has to be said
+LONG = 1 << 21  # tokens that take more than some seconds to count
 NAME_IT = "Name a text to count: --ngram-text FILE (with --split val, FILE may be the text itself)."
 
 
@@ -57,6 +58,8 @@ def score(
     if len(tokens) > kneser_ney.MOST_COUNTED:
         console.note(f"the n-gram model is counted on the last {kneser_ney.MOST_COUNTED:,} of {len(tokens):,} tokens")
         tokens = tokens[-kneser_ney.MOST_COUNTED :]
+    if len(tokens) >= LONG:
+        console.note(f"counting the n-grams of {len(tokens):,} tokens: this takes a minute or so")
     copied = overlap.share_of(scored, tokens)
     if copied >= COPIED:
         console.note(f"{copied:.0%} of this text stands word for word in the one that is counted: its figures flatter n-grams")
