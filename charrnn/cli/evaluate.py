@@ -12,7 +12,7 @@ import rich_click
 
 from charrnn.cli import console, loading, options, reading
 from charrnn.config import ReadingConfig, TrainingConfig
-from charrnn.errors import CheckpointError, CorpusError
+from charrnn.errors import CheckpointError, CorpusError, UsageError
 
 if TYPE_CHECKING:
     from charrnn.decoding.novelty import Shares
@@ -31,6 +31,14 @@ FIGURES = ("bits_per_character", "bits_per_byte", "loss", "perplexity", "accurac
             "--split", type=click.Choice(["all", "val"]), default="all", show_default="all",
             help="The whole text, or only the part at its end that training kept for validation.",
         ),
+        rich_click.option(
+            "--ngram", is_flag=True,
+            help="Score an n-gram model too, counted on the run's training text, to see what the network adds.",
+        ),
+        rich_click.option(
+            "--ngram-text", type=options.PathType(), multiple=True, metavar="FILE", shell_complete=options.complete_file,
+            help="Count the n-gram model of --ngram on this text instead. May be given again.",
+        ),
         options.json_option("One JSON object with all figures."),
         *options.settings(TrainingConfig, "Machine", only=("device", "threads")),
         *options.settings(ReadingConfig, "Text"),
@@ -45,36 +53,54 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
     Novelty is the share of runs of 20, 40 and 80 characters that stand nowhere in the training text: in 10,000
     characters that the run writes (at the default temperature), and in the text that is scored, for comparison.
 
+    --ngram adds what a model of n-grams makes of the same tokens (interpolated modified Kneser-Ney): one that only counts
+    which tokens follow which, up to an order that is chosen on the end of what is counted. Counted is the training part
+    of the text that the run was trained on: FILE, or where training found it on this machine, or what --ngram-text names
+    (any text will do). Of a text that is scored itself only the part before the split is counted, with --split val.
+
     A model of single examples reads files like those it was trained on and is scored by its task: one that tells labels
     by accuracy, by precision, recall and F1 of each label, and by what it takes for what. --split val are then the
     examples that its training held out of the same files.
 
         charrnn eval poems corpora/poems.txt --split val
+        charrnn eval poems corpora/poems.txt --split val --ngram
         charrnn eval poems other.txt --json
     """
     model = loading.load(run, checkpoints, ())
     asked = {**as_trained(model), **options.asked(values, ReadingConfig)}
+    ngram_text = values["ngram_text"]
+    ngram = bool(values["ngram"] or ngram_text)
     if model.config.task != "language":
+        if ngram:
+            raise UsageError("--ngram is for runs of running text; this one learnt single examples.", "Leave it out.")
         from charrnn.cli import evaluate_examples
 
         with console.Output() as out:
             out.write(evaluate_examples.run(model, files, ReadingConfig(**asked), split, as_json, values))
         loading.suggest_use(model, run)
         return
-    documents = reading.documents(files, asked)
+    sources = reading.sources(files)
+    documents = reading.documents_of(sources, asked)
     if split == "val":
         documents = _validation_part(model, documents)
     if not any(documents):
         raise CorpusError("there is no text to score.", "Name a file that holds some, or use --split all.")
+    baseline = None
+    if ngram:
+        from charrnn.cli import ngram_baseline
+
+        baseline = ngram_baseline.score(model, documents, sources, split, ngram_text, asked)
     from charrnn.training.evaluate import evaluate_text  # torch: only when all else has been found in order
 
     report = evaluate_text(model, documents, device=values["device"] or "auto", threads=values["threads"] or 0)
     shares = _novelty(model, documents)
     with console.Output() as out:
         if as_json:
-            out.write(json.dumps(_record(model, split, report, shares), ensure_ascii=False) + "\n")
+            more = {"ngram": ngram_baseline.record(model, baseline, report)} if baseline else {}
+            out.write(json.dumps(_record(model, split, report, shares) | more, ensure_ascii=False) + "\n")
         else:
-            out.write(_lines(model, report) + _novelty_lines(shares))
+            rows = ngram_baseline.lines(model, baseline, report) if baseline else ""
+            out.write(_lines(model, report) + rows + _novelty_lines(shares))
     loading.suggest_use(model, run)
 
 
@@ -86,15 +112,20 @@ def as_trained(model: Model) -> dict[str, Any]:
     return {name: found[name] for name, kind in known.items() if isinstance(found.get(name), kind)}
 
 
+def val_fraction(model: Model) -> float:
+    """How much of its text training kept for validation, as the run says; what is usual where it says nothing."""
+    settings = model.provenance.get("settings")
+    fraction = settings.get("val_fraction") if isinstance(settings, dict) else None
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 0.9:
+        return TrainingConfig.val_fraction
+    return fraction
+
+
 def _validation_part(model: Model, documents: list[str]) -> list[str]:
     """The end of the texts, cut where training cut them: by position in the text alone, before tokenization."""
     from charrnn.text.corpus import split_position
 
-    settings = model.provenance.get("settings")
-    fraction = settings.get("val_fraction") if isinstance(settings, dict) else None
-    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 <= fraction <= 0.9:
-        fraction = TrainingConfig.val_fraction
-    before = split_position(sum(len(document) for document in documents), fraction)
+    before = split_position(sum(len(document) for document in documents), val_fraction(model))
     part = []
     for document in documents:
         part.append(document[before:])

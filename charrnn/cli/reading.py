@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from charrnn.cli import console
 from charrnn.config import ReadingConfig
 from charrnn.errors import CorpusError, UsageError
+
+if TYPE_CHECKING:
+    from charrnn.text.sources import Source
 
 
 def prompt(value: str) -> str:
@@ -69,12 +72,19 @@ def tell_cut(number: int, what: str) -> None:
         console.note(f"of {number:,} {what}{several} only the first {LONGEST_READ:,} tokens were read")
 
 
-def documents(files: Sequence[str], asked: Mapping[str, Any]) -> list[str]:
+def sources(files: Sequence[str]) -> list[Source]:
+    """What is to be read, for once or several times."""
+    from charrnn.text.sources import find_sources
+
+    _invite(files)
+    return find_sources(files)
+
+
+def documents_of(found: Sequence[Source], asked: Mapping[str, Any]) -> list[str]:
     """Whole texts, read as training reads them."""
     from charrnn.text import corpus
 
-    _invite(files)
-    return corpus.documents(files, ReadingConfig(**asked))
+    return corpus.documents_of(found, ReadingConfig(**asked))
 
 
 def _file(name: str) -> str:

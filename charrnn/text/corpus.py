@@ -25,7 +25,7 @@ from charrnn.text.sources import Source, find_sources, raw_digest, stem
 from charrnn.text.subword import safe_cut
 from charrnn.text.tokenizers import EOS, UNK, Tokenizer, code_points, well_formed
 
-__all__ = ["Source", "Survey", "TokenData", "documents", "find_sources", "pieces", "raw_digest", "read_text",
+__all__ = ["Source", "Survey", "TokenData", "documents", "documents_of", "find_sources", "pieces", "raw_digest", "read_text",
            "split_position", "survey", "tokenize", "training_pieces", "training_text"]  # fmt: skip
 
 FORMAT_VERSION = 1  # of the token arrays; part of the cache's key
@@ -253,7 +253,12 @@ def training_text(
 
 def documents(arguments: Sequence[str], reading: ReadingConfig) -> list[str]:
     """The documents that `arguments` name, in memory: for what is small."""
-    found = pieces(find_sources(arguments), reading)
+    return documents_of(find_sources(arguments), reading)
+
+
+def documents_of(sources: Sequence[Source], reading: ReadingConfig) -> list[str]:
+    """The documents of `sources`, likewise."""
+    found = pieces(sources, reading)
     return ["".join(piece for _, piece in group) for _, group in itertools.groupby(found, key=lambda item: item[0])]
 
 
