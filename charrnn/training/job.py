@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shlex
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,8 +26,10 @@ from charrnn.runs import checkpoint, registry
 from charrnn.runs import model as runs
 from charrnn.text.corpus import TokenData
 from charrnn.text.tokenizers import EOS
+from charrnn.training import base as bases
 from charrnn.training import device as machine
 from charrnn.training import index, planning, recipe
+from charrnn.training.base import Base
 from charrnn.training.deadline import FLAT, Deadline
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.learner import Learner
@@ -49,31 +52,37 @@ def run(
     bound: Bound | None = None,
     started_at: float | None = None,
     stop: Callable[[], bool] = lambda: False,
+    base: Base | None = None,
 ) -> Generator[Event, None, None]:
     """Train a new run on files, folders, globs or "-"; `asked` holds the settings that were set, by field name.
 
-    `started_at` (time.monotonic) is when the clock of --minutes began; `stop` is asked after each step. Raises
-    CharrnnError; a run that was interrupted can be taken up with `resume`.
+    `started_at` (time.monotonic) is when the clock of --minutes began; `stop` is asked after each step; `base` is the
+    model to begin with instead of chance. Raises CharrnnError; a run that was interrupted can be taken up with `resume`.
     """
     asked, bound, started_at = dict(asked or {}), bound or Bound(), time.monotonic() if started_at is None else started_at
     planning.check_asked(asked)
-    asked = planning.with_preset(asked)
+    asked = base.wishes(asked) if base else planning.with_preset(asked)
     if name is not None:
         registry.check_free(name, root)
     training = part(TrainingConfig, asked)
     planning.check_model(asked)
     device = machine.prepare(training.device, training.threads)
-    material, notes = read(corpus, asked, training.val_fraction)
+    material, notes = read(corpus, asked, training.val_fraction, base.tokenizer(asked.get("min_count", 0)) if base else None)
     check_validation(material.data, training.val_fraction)
+    if base is not None:
+        base.check(material)
     # Hashed before the plan, which reckons with the time that is gone.
     grams, more = index.hashed(material, training.val_fraction)
     plan = planning.make(asked, material, device, bound, started_at)
+    plan = base.planned(plan, asked, material) if base else plan
     folder = registry.create(name, name or material.survey.name, root)
     try:
         with durable.locked(folder / runs.LOCK_FILE):
             index.keep(folder, material, grams)
             del grams  # four bytes for each character, for which training has a better use
             run = _new_run(folder, material, plan, device, started_at, stop)
+            if base is not None:
+                _begin_with(base, run, material)
             run.asked = frozenset(asked)
             if plan.minutes is not None and plan.training.schedule in FLAT:
                 run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes, most=plan.most_steps)
@@ -122,7 +131,8 @@ def resume(
         index.renew(folder, material, training.val_fraction)
         durable.cut_log(folder / runs.METRICS_FILE, int(saved["metrics_bytes"]))
         about = {"name": model.name, "start": list(model.start), "provenance": model.provenance, "labels": list(model.labels)}
-        held, facts = learner.task.hold(material.data, training), _resume_facts(material)
+        held = learner.task.hold(material.data, training)
+        facts = {**_resume_facts(material), "init_from": saved["init_from"]}
         run = Run(learner, model.tokenizer, held, folder, about, facts, started_at, stop)
         run.best, run.extended, run.asked = Best(**saved["best"]), extended, frozenset(saved["asked"])
         run.due = saved["due"]
@@ -142,7 +152,7 @@ def _check_files(folder: Path) -> None:
 
 def _lost_best(run: Run) -> tuple[str, ...]:
     """Forget a best model that is damaged or gone, so that the next evaluation puts another in its place; says so."""
-    if not run.best.step:
+    if not np.isfinite(run.best.loss):
         return ()
     try:
         runs.load(run.folder / runs.MODEL_FILE)
@@ -172,6 +182,13 @@ def _new_run(
     about = {"name": folder.name, "start": start, "provenance": _provenance(material, plan), "labels": list(material.labels)}
     held, facts = learner.task.hold(material.data, plan.training), _resume_facts(material)
     return Run(learner, material.tokenizer, held, folder, about, facts, started_at, stop)
+
+
+def _begin_with(base: Base, run: Run, material: Material) -> None:
+    """Put the weights of a trained model into a new run; what they are worth is its first evaluation, before any step."""
+    run.learner.start_from(base.weights(material))
+    run.about["provenance"]["from"] = base.origin(material)
+    run.resume["init_from"], run.due = base.typed, True
 
 
 def _provenance(material: Material, plan: Plan) -> dict[str, Any]:
@@ -258,7 +275,10 @@ def _command(run: Run, material: Material) -> str:
     if run.extended:
         return ""
     model, training = run.learner.model_config, run.learner.training
-    return recipe.command(material.corpus, material.reading, material.units, model, training, run.asked)
+    origin = str(run.resume.get("init_from", ""))
+    without = bases.DECIDED if origin else ()
+    said = recipe.command(material.corpus, material.reading, material.units, model, training, run.asked, without)
+    return f"{said} --init-from {shlex.quote(origin)}" if origin else said
 
 
 def _events(run: Run, material: Material, notes: tuple[str, ...]) -> Iterator[Event]:

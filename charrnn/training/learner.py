@@ -250,6 +250,11 @@ class Learner:
             "scaler": scaler,
         }  # fmt: skip
 
+    def start_from(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Begin with weights that are named and shaped as a file has them, instead of chance."""
+        import_weights(self.network, weights)
+        import_weights(self.average, weights)
+
     def restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
         """Take up what `tensors` and `progress` gave; raises CheckpointError if something is missing or misshapen."""
         self._check(tensors, progress)
