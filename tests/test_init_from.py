@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -423,6 +425,20 @@ def run_here(capsysbinary: pytest.CaptureFixture[bytes]) -> Run:
     from commands import runner
 
     return runner(capsysbinary)
+
+
+def test_steps_that_make_nothing_better_are_not_saved_as_the_best(place: Path, run_here: Run) -> None:
+    words = ("train", "new.txt", "--init-from", "old", "--steps", "1", "--learning-rate", "9", "--clip", "0", "--ema", "0")
+    done = run_here(*words, "--threads", "1", "--schedule", "constant", "--name", "worse")
+    assert done.code == 0, done.err
+    assert "at step 0, before any was made" in done.err
+    assert runs.load(place / "checkpoints/worse").provenance["scores"]["step"] == 0
+
+
+def test_a_base_is_found_without_torch() -> None:
+    code = "import charrnn.cli.origin, charrnn.training.base, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_python_goes_on_from_a_run_by_its_name(place: Path) -> None:
