@@ -23,7 +23,7 @@ from charrnn.training.evaluate import Report
 from charrnn.training.loss import DROPOUTS, Loss, on
 from charrnn.training.padding import Batches, Padded, some
 
-__all__ = ["begin", "build", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
+__all__ = ["begin", "build", "count", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
 
 SHOWN = 4  # examples of a glance
 SHOWN_CHARACTERS = 60
@@ -53,11 +53,17 @@ def loss(network: Classifier, batch: Padded, state: State, training: TrainingCon
     """See tasks.Task; counted over examples. Label smoothing: Szegedy et al. (2016)."""
     assert batch.labels is not None
     labels = on(device, batch.labels)
-    logits = network(on(device, batch.inputs), on(device, batch.lengths)).float()  # (B, C)
+    logits = network(on(device, batch.inputs), on(device, batch.lengths))
+    logits = machine.wide(logits)  # (B, C)
     nats = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=training.label_smoothing)
     if batch.weights is not None:
         nats = nats * on(device, batch.weights)
-    return Loss(nats.sum(), len(labels), (logits.detach().argmax(-1) == labels).sum())
+    return Loss(nats.sum(), (logits.detach().argmax(-1) == labels).sum())
+
+
+def count(batch: Padded) -> int:
+    """See tasks.Task."""
+    return batch.width
 
 
 @dataclass(frozen=True)

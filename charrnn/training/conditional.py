@@ -24,7 +24,7 @@ from charrnn.training.language import written
 from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
 from charrnn.training.padding import SCORED, Padded, some
 
-__all__ = ["begin", "build", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
+__all__ = ["begin", "build", "count", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
 
 SHOWN = 3  # labels of a glance
 SHOWN_CHARACTERS = 100
@@ -41,6 +41,11 @@ def loss(network: ConditionalModel, batch: Padded, state: State, training: Train
     targets, labels = on(device, batch.inputs), on(device, batch.labels)
     logits, _ = network.read(shifted(targets, EOS), labels, network.begin_with(labels))  # (T, B, V)
     return of_targets(logits, targets)
+
+
+def count(batch: Padded) -> int:
+    """See tasks.Task."""
+    return int((batch.inputs != PAD).sum())
 
 
 @dataclass(frozen=True)

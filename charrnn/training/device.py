@@ -75,6 +75,18 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
         yield
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether this is how torch, or Python, says that there is not memory enough."""
+    said = str(error)
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "allocate memory" in said or "out of memory" in said or "CUBLAS_STATUS_ALLOC_FAILED" in said
+
+
+def wide(values: torch.Tensor) -> torch.Tensor:
+    """The values in float32, if they are narrower."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def available_cores() -> int:
     """Cores this process may use (cgroups and affinity allow fewer than the machine has)."""
     if hasattr(os, "sched_getaffinity"):

@@ -19,6 +19,7 @@ from charrnn.models.recurrent import State
 from charrnn.models.weights import export_weights
 from charrnn.text.corpus import TokenData
 from charrnn.text.tokenizers import EOS, Tokenizer
+from charrnn.training import device as machine
 from charrnn.training import evaluate
 from charrnn.training.batching import Streams, Window
 from charrnn.training.evaluate import Report
@@ -46,9 +47,14 @@ def loss(network: LanguageModel, batch: Window, state: State, training: Training
     """See tasks.Task."""
     inputs, targets = on(device, batch.inputs), on(device, batch.targets)
     logits, after = network(inputs, restarted(state, batch.reset, device))  # (T, B, V)
-    flat, wanted = logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    flat, wanted = machine.wide(logits).reshape(-1, logits.shape[-1]), targets.reshape(-1)
     nats = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
-    return Loss(nats, wanted.numel(), (flat.detach().argmax(-1) == wanted).sum(), after)
+    return Loss(nats, (flat.detach().argmax(-1) == wanted).sum(), after)
+
+
+def count(batch: Window) -> int:
+    """See tasks.Task."""
+    return len(batch.targets) * batch.width
 
 
 @dataclass(frozen=True)

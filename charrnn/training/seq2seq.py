@@ -14,7 +14,7 @@ from charrnn.models.recurrent import State
 from charrnn.models.seq2seq import Seq2seq
 from charrnn.text.distance import edits
 from charrnn.text.examples import Examples, Parts
-from charrnn.text.tokenizers import BOS, Tokenizer
+from charrnn.text.tokenizers import BOS, PAD, Tokenizer
 from charrnn.training import answering
 from charrnn.training import device as machine
 from charrnn.training.alone import begin, feed, report_of, scored
@@ -22,7 +22,7 @@ from charrnn.training.evaluate import Report
 from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
 from charrnn.training.padding import Padded, some
 
-__all__ = ["begin", "build", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
+__all__ = ["begin", "build", "count", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
 
 SHOWN = 4  # pairs of a glance
 ANSWERED = 256  # held-out sources that are answered at an evaluation during training, none of them longer than
@@ -41,6 +41,12 @@ def loss(network: Seq2seq, batch: Padded, state: State, training: TrainingConfig
     memory, first = network.encode(on(device, batch.inputs), on(device, batch.lengths))
     logits, _, _ = network.decode(shifted(targets, BOS), memory, first)  # (T, B, V)
     return of_targets(logits, targets)
+
+
+def count(batch: Padded) -> int:
+    """See tasks.Task."""
+    assert batch.targets is not None
+    return int((batch.targets != PAD).sum())
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,12 @@ def taught(
 ) -> Report:
     """How well each target is predicted with the true tokens before it; raises Abandoned as soon as `stop()`."""
     where = next(network.parameters()).device
-    nats, count, right = 0.0, 0, 0
+    nats, targets, right = 0.0, 0, 0
     for batch in scored(network, examples, stop):
         with machine.arithmetic(precision, where):
             cost = loss(network, batch, (), TrainingConfig(), where)
-        nats, count, right = nats + float(cost.nats), count + int(cost.count), right + int(cost.right)
-    return report_of([target for _, target in examples.texts], tokenizer, nats, count, right)
+        nats, targets, right = nats + float(cost.nats), targets + count(batch), right + int(cost.right)
+    return report_of([target for _, target in examples.texts], tokenizer, nats, targets, right)
 
 
 def answered(
