@@ -27,7 +27,7 @@ from torch import Tensor
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharrnnError, CheckpointError
 from charrnn.models.recurrent import initialise
-from charrnn.models.weights import export_weights
+from charrnn.models.weights import export_weights, import_weights
 from charrnn.runs.checkpoint import Tensors
 from charrnn.runs.model import AVERAGE, LARGEST_WEIGHT
 from charrnn.training import device as machine
