@@ -121,22 +121,33 @@ def load(path: str | Path) -> TextModel:
     return TextModel(runs.load(Path(path)))
 
 
-def train(*corpus: str | Path, name: str | None = None, checkpoints: str | Path = "checkpoints", **settings: Any) -> TextModel:
+def train(
+    *corpus: str | Path, name: str | None = None, checkpoints: str | Path = "checkpoints",
+    init_from: str | Path | None = None, **settings: Any,
+) -> TextModel:  # fmt: skip
     """Train on files, folders or globs and return the best model; see `train_events` for the settings."""
-    events = list(train_events(*corpus, name=name, checkpoints=checkpoints, **settings))
+    events = list(train_events(*corpus, name=name, checkpoints=checkpoints, init_from=init_from, **settings))
     return load(events[-1].folder)  # type: ignore[union-attr]  # the last event is Finished
 
 
 def train_events(
-    *corpus: str | Path, name: str | None = None, checkpoints: str | Path = "checkpoints", **settings: Any
-) -> Iterator[Event]:
+    *corpus: str | Path, name: str | None = None, checkpoints: str | Path = "checkpoints",
+    init_from: str | Path | None = None, **settings: Any,
+) -> Iterator[Event]:  # fmt: skip
     """Train, yielding the events of the run as they happen (`charrnn.training.events`).
 
     `settings` are `minutes`, `epochs` or `steps` and any option of `charrnn train` with underscores, for example
-    hidden_size=256. Raises CharrnnError.
+    hidden_size=256. `init_from` is a run to begin with instead of chance: a name, a folder or a file. Raises CharrnnError.
     """
+    from charrnn.runs import registry
+
+    origin = None if init_from is None else runs.load(registry.resolve(str(init_from), Path(checkpoints)))
+    from charrnn.training.base import Base
+
+    base = None if origin is None else Base(origin, str(init_from))
     from charrnn.training import job
     from charrnn.training.recipe import Bound
 
     bounds = {item.name: settings.pop(item.name) for item in fields(Bound) if item.name in settings}
-    return job.run([str(item) for item in corpus], asked=settings, name=name, root=Path(checkpoints), bound=Bound(**bounds))
+    limit, texts, root = Bound(**bounds), [str(item) for item in corpus], Path(checkpoints)
+    return job.run(texts, asked=settings, name=name, root=root, bound=limit, base=base)

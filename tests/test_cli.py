@@ -350,7 +350,7 @@ def test_completion_offers_no_folder_that_holds_an_index_alone(run: Run) -> None
         Path(f"checkpoints/{name}").mkdir()
         Path(f"checkpoints/{name}/{file}.safetensors").write_bytes(b"")
     context = click.Context(group)
-    assert [item.value for item in options._complete_run(context, click.Argument(["run"]), "")] == ["begun", "verse"]
+    assert [item.value for item in options.complete_run(context, click.Argument(["run"]), "")] == ["begun", "verse"]
 
 
 # --- runs and inspect

@@ -42,7 +42,7 @@ def tell(started: Started, finished: Finished, root: Path) -> None:
     figures = [f"best loss {finished.best_loss:.4f}", *_figures(task, model, finished)]
     console.say(
         f"done after {finished.step:,} steps{why}, {duration(finished.seconds)}: "
-        f"{', '.join(figures)}, at step {finished.best_step:,}"
+        f"{', '.join(figures)}, at step {finished.best_step:,}{'' if finished.best_step else ', before any was made'}"
     )
     console.say(f"saved in {console.shown_path(finished.folder)}")
     if command := finished.command or started.command:

@@ -26,7 +26,7 @@ LARGEST_FILE = 1 << 20  # bytes of a --config
 SHOWN = 40  # characters of a value that a message repeats
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
-NEVER_IN_A_FILE = {"config", "help", "resume", "as_json", "output"}
+NEVER_IN_A_FILE = {"config", "help", "resume", "init_from", "as_json", "output"}
 # of some commands; a file may hold them for all
 OTHER_OPTIONS = {"length", "ghost", "finish", "keys", "turns", "prompt", "label", "name", "checkpoints"}
 
@@ -252,10 +252,10 @@ def keys_option() -> Decorator[Any]:
 
 def run_argument(required: bool = True) -> Decorator[Any]:
     """RUN: a name, folder or file; completion offers the names."""
-    return rich_click.argument("run", required=required, shell_complete=_complete_run)
+    return rich_click.argument("run", required=required, shell_complete=complete_run)
 
 
-def _complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
+def complete_run(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:
     """Names of runs, found without opening any: completion must not wait for NumPy; what no run is called is left out."""
     folder = Path(context.params.get("checkpoints") or os.environ.get("CHARRNN_CHECKPOINTS") or "checkpoints")
     names = sorted(path.parent.name for path in folder.glob("*/*.safetensors") if path.stem in ("model", "last"))

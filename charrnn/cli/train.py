@@ -9,18 +9,21 @@ from collections.abc import Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 import rich_click
 from click.core import ParameterSource
 
-from charrnn.cli import conclusion, console, main, options
+from charrnn.cli import conclusion, console, main, options, origin
 from charrnn.cli.progress import Lines, Listener, Undisturbed
 from charrnn.config import FOR_TASKS, ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
 from charrnn.errors import UsageError
 from charrnn.launch import launch
 from charrnn.training.events import Event, Finished, Started
+
+if TYPE_CHECKING:
+    from charrnn.training.base import Base
 
 BOUNDS = ("minutes", "epochs", "steps")
 TASK = ("task", "input", "bidirectional", "pooling", "lowercase", "label_as", "context", "attention")
@@ -42,6 +45,7 @@ SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSo
         ),
         options.checkpoints_option("Output"),
         options.config_option("Output"),
+        origin.option("Model"),
         *options.settings(PresetConfig, "Model"),
         *options.settings(ModelConfig, "Task", only=TASK),
         *options.settings(ModelConfig, "Model", without=(*TASK, *FOUND)),
@@ -53,8 +57,9 @@ SOURCES = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT, ParameterSo
 )  # fmt: skip
 @click.pass_context
 def train(
-    context: click.Context, /, corpus: tuple[str, ...], name: str | None, resume: str | None, checkpoints: Path, **values: Any
-) -> None:
+    context: click.Context, /, corpus: tuple[str, ...], name: str | None, resume: str | None, checkpoints: Path,
+    init_from: str | None, **values: Any,
+) -> None:  # fmt: skip
     """Learn a text: train a model on CORPUS and save it as a run.
 
     CORPUS is one or more files (.txt, .gz, .jsonl, .csv, .tsv), folders, globs, or - for stdin. No option is
@@ -64,6 +69,7 @@ def train(
         charrnn train my.txt
         charrnn train books/ --minutes 30 --name books
         charrnn train --resume books --minutes 60
+        charrnn train more.txt --init-from my        go on from what was learnt, on another text
         charrnn train my.txt --layers 2 --hidden-size 512 --dropout-layers 0.2 --epochs 20
         charrnn train --task classify reviews.tsv    rows of label, tab, text
         charrnn train --task conditional verses.tsv  the same, to write by label
@@ -75,13 +81,17 @@ def train(
     bound = _one_bound(context, values)
     asked = options.asked(values, PresetConfig, ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig)
     asked.pop("steps", None)
+    base = origin.load(init_from, checkpoints)
+    asked = origin.agreed(base, context, asked)
+    if resume is None:
+        _check_task(context, base.model.config.task if base else values["task"] or "language")
     here = launch()
     quiet = here.rank > 0  # of several ranks, the first tells
     hushed = contextlib.nullcontext() if quiet else console.unechoed()
     with Stop(patient=here.count > 1) as stop, hushed, Undisturbed(_listener(quiet), stop.ask) as listener:
         if sys.stderr.isatty() and not quiet:
             console.note("preparing ...")
-        events = _events(corpus, name, resume, checkpoints, asked, bound, stop)
+        events = _events(corpus, name, resume, checkpoints, asked, bound, stop, base)
         started, finished = _follow(events, listener, stop)
     if not quiet:
         conclusion.tell(started, finished, checkpoints)
@@ -131,7 +141,6 @@ def _check_arguments(context: click.Context, corpus: tuple[str, ...], name: str 
     if not corpus and resume is None:
         raise UsageError("there is no text to train on.", "Name one: `charrnn train my.txt`, or go on with --resume.")
     if resume is None:
-        _check_task(context)
         return
     if name is not None:
         raise UsageError("--name and --resume exclude each other: a resumed run keeps its name.", "Leave out --name.")
@@ -143,9 +152,8 @@ def _check_arguments(context: click.Context, corpus: tuple[str, ...], name: str 
             )
 
 
-def _check_task(context: click.Context) -> None:
+def _check_task(context: click.Context, task: str) -> None:
     """Refuse an option that was typed for another task than the one that is to be learnt; a file may serve several."""
-    task = context.params.get("task") or "language"
     for parameter in context.command.params:
         tasks = FOR_TASKS.get(parameter.name or "", (task,))
         if task not in tasks and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE:
@@ -180,7 +188,7 @@ def _listener(quiet: bool) -> Listener:
 
 def _events(
     corpus: tuple[str, ...], name: str | None, resume: str | None, root: Path, asked: Mapping[str, Any],
-    bound: Mapping[str, Any], stop: Stop,
+    bound: Mapping[str, Any], stop: Stop, base: Base | None,
 ) -> Generator[Event, None, None]:  # fmt: skip
     from charrnn.runs import registry
 
@@ -190,7 +198,7 @@ def _events(
 
     limit = Bound(**bound)
     if run is None:
-        return job.run(corpus, asked=asked, name=name, root=root, bound=limit, started_at=main.STARTED_AT, stop=stop)
+        return job.run(corpus, asked=asked, name=name, root=root, bound=limit, started_at=main.STARTED_AT, stop=stop, base=base)
     return job.resume(run, corpus=corpus, bound=limit, started_at=main.STARTED_AT, stop=stop)
 
 

@@ -279,7 +279,7 @@ def build(
 
 
 def _build_char(asked: int, counts: Mapping[str, int], why: str) -> tuple[Tokenizer, list[str]]:
-    least = asked or _least_count(counts)
+    least = asked or least_count(counts)
     kept = sorted(ord(letter) for letter, count in counts.items() if count >= least)
     if not kept:
         most = max(counts.values())
@@ -298,7 +298,7 @@ def _rarer(counts: Mapping[str, int], least: int) -> Iterator[tuple[str, int]]:
     return (item for item in counts.items() if item[1] < least)
 
 
-def _least_count(counts: Mapping[str, int]) -> int:
+def least_count(counts: Mapping[str, int]) -> int:
     """2 where that hides little, so that <unk> is met in training; else 1."""
     once = sum(1 for count in counts.values() if count == 1)
     return 2 if once < HIDDEN_SHARE * sum(counts.values()) else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shlex
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,8 +26,10 @@ from charrnn.runs import checkpoint, registry
 from charrnn.runs import model as runs
 from charrnn.text.corpus import TokenData
 from charrnn.text.tokenizers import EOS
+from charrnn.training import base as bases
 from charrnn.training import device as machine
 from charrnn.training import index, planning, recipe, together
+from charrnn.training.base import Base
 from charrnn.training.deadline import FLAT, Deadline
 from charrnn.training.distributed import Ranks, joined
 from charrnn.training.events import Event, Finished, Started
@@ -50,26 +53,29 @@ def run(
     bound: Bound | None = None,
     started_at: float | None = None,
     stop: Callable[[], bool] = lambda: False,
+    base: Base | None = None,
 ) -> Generator[Event, None, None]:
     """Train a new run on files, folders, globs or "-"; `asked` holds the settings that were set, by field name.
 
-    `started_at` (time.monotonic) is when the clock of --minutes began; `stop` is asked after each step. Raises
-    CharrnnError; a run that was interrupted can be taken up with `resume`.
+    `started_at` (time.monotonic) is when the clock of --minutes began; `stop` is asked after each step; `base` is the
+    model to begin with instead of chance. Raises CharrnnError; a run that was interrupted can be taken up with `resume`.
     """
     wishes, bound, started_at = dict(asked or {}), bound or Bound(), time.monotonic() if started_at is None else started_at
     with joined() as ranks:
-        asked = ranks.together(lambda: _checked(wishes, name if ranks.first else None, root))
-        device, material, notes = ranks.together(lambda: _prepared(corpus, asked, ranks))
+        asked = ranks.together(lambda: _checked(wishes, name if ranks.first else None, root, base))
+        device, material, notes = ranks.together(lambda: _prepared(corpus, asked, base, ranks))
         together.check_same(ranks, material)
         # Hashed before the plan, which reckons with the time that is gone.
         grams, more = index.hashed(material, part(TrainingConfig, asked).val_fraction) if ranks.first else (None, ())
-        plan = together.planned(ranks, lambda: planning.make(asked, material, device, bound, started_at))
+        plan = together.planned(ranks, lambda: _planned(asked, material, device, bound, started_at, base))
         folder = Path(ranks.first_does(lambda: str(registry.create(name, name or material.survey.name, root))))
         try:
             with durable.locked(folder / runs.LOCK_FILE) if ranks.first else contextlib.nullcontext():
                 index.keep(folder, material, grams)
                 del grams  # four bytes for each character, for which training has a better use
                 run = _new_run(folder, material, plan, device, started_at, stop, ranks)
+                if base is not None:
+                    _begin_with(base, run, material)
                 run.asked = frozenset(asked)
                 if plan.minutes is not None and plan.training.schedule in FLAT:
                     run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes, most=plan.most_steps)
@@ -79,10 +85,10 @@ def run(
                 _remove_if_unused(folder)
 
 
-def _checked(asked: Mapping[str, Any], name: str | None, root: Path) -> dict[str, Any]:
+def _checked(asked: Mapping[str, Any], name: str | None, root: Path, base: Base | None) -> dict[str, Any]:
     """The wishes, with those of a preset, as far as they can be checked without a text."""
     planning.check_asked(asked)
-    asked = planning.with_preset(asked)
+    asked = base.wishes(asked) if base else planning.with_preset(asked)
     if name is not None:
         registry.check_free(name, root)
     part(TrainingConfig, asked)
@@ -90,14 +96,26 @@ def _checked(asked: Mapping[str, Any], name: str | None, root: Path) -> dict[str
     return asked
 
 
-def _prepared(corpus: Sequence[str], asked: Mapping[str, Any], ranks: Ranks) -> tuple[torch.device, Material, tuple[str, ...]]:
+def _prepared(
+    corpus: Sequence[str], asked: Mapping[str, Any], base: Base | None, ranks: Ranks
+) -> tuple[torch.device, Material, tuple[str, ...]]:
     """The machine, and the text, which must be the same on all ranks."""
     training = part(TrainingConfig, asked)
     device = machine.prepare(training.device, training.threads, ranks)
     together.check_sources(ranks, corpus)
-    material, notes = read(corpus, asked, training.val_fraction)
+    material, notes = read(corpus, asked, training.val_fraction, base.tokenizer(asked.get("min_count", 0)) if base else None)
     check_validation(material.data, training.val_fraction)
+    if base is not None:
+        base.check(material)
     return device, material, notes
+
+
+def _planned(
+    asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float, base: Base | None
+) -> Plan:
+    """Every setting; of a run that begins with a model, with its shape."""
+    plan = planning.make(asked, material, device, bound, started_at)
+    return base.planned(plan, asked, material) if base else plan
 
 
 def resume(
@@ -170,7 +188,7 @@ def _resumed_run(
     except CheckpointError as error:
         raise unfit(folder, error.message.rstrip(".")) from error
     about = {"name": model.name, "start": list(model.start), "provenance": model.provenance, "labels": list(model.labels)}
-    held, facts = learner.task.hold(material.data, training), _resume_facts(material)
+    held, facts = learner.task.hold(material.data, training), {**_resume_facts(material), "init_from": saved["init_from"]}
     run = Run(learner, model.tokenizer, held, folder, about, facts, started_at, stop)
     run.best, run.asked, run.due = Best(**saved["best"]), frozenset(saved["asked"]), saved["due"]
     run.extended = saved["extended"] or training.steps != saved["training"]["steps"]
@@ -187,7 +205,7 @@ def _check_files(folder: Path) -> None:
 
 def _lost_best(run: Run) -> tuple[str, ...]:
     """Forget a best model that is damaged or gone, so that the next evaluation puts another in its place; says so."""
-    if not run.best.step:
+    if not np.isfinite(run.best.loss):
         return ()
     try:
         runs.load(run.folder / runs.MODEL_FILE)
@@ -226,6 +244,13 @@ def _new_run(
     about = {"name": folder.name, "start": start, "provenance": _provenance(material, plan), "labels": list(material.labels)}
     held, facts = learner.task.hold(material.data, plan.training), _resume_facts(material)
     return Run(learner, material.tokenizer, held, folder, about, facts, started_at, stop)
+
+
+def _begin_with(base: Base, run: Run, material: Material) -> None:
+    """Put the weights of a trained model into a new run; what they are worth is its first evaluation, before any step."""
+    run.learner.start_from(base.weights(material))
+    run.about["provenance"]["from"] = base.origin(material)
+    run.resume["init_from"], run.due = base.typed, True
 
 
 def _provenance(material: Material, plan: Plan) -> dict[str, Any]:
@@ -312,8 +337,11 @@ def _command(run: Run, material: Material) -> str:
     if run.extended:
         return ""
     model, training = run.learner.model_config, run.learner.training
-    prefix = together.launcher(run.learner.ranks)
-    return prefix + recipe.command(material.corpus, material.reading, material.units, model, training, run.asked)
+    origin = str(run.resume.get("init_from", ""))
+    without = bases.DECIDED if origin else ()
+    said = together.launcher(run.learner.ranks)
+    said += recipe.command(material.corpus, material.reading, material.units, model, training, run.asked, without)
+    return f"{said} --init-from {shlex.quote(origin)}" if origin else said
 
 
 def _events(run: Run, material: Material, notes: tuple[str, ...]) -> Iterator[Event]:

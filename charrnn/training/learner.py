@@ -28,7 +28,7 @@ from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharrnnError, CheckpointError
 from charrnn.models.precision import wide
 from charrnn.models.recurrent import initialise
-from charrnn.models.weights import export_weights
+from charrnn.models.weights import export_weights, import_weights
 from charrnn.runs.checkpoint import Tensors
 from charrnn.runs.model import AVERAGE, LARGEST_WEIGHT
 from charrnn.training import device as machine
@@ -241,6 +241,11 @@ class Learner:
             "step": self.step, "cursor": asdict(self.cursor), "skipped": row if last == self.step else 0, "skips": total,
             "scaler": scaler,
         }  # fmt: skip
+
+    def start_from(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Begin with weights that are named and shaped as a file has them, instead of chance."""
+        import_weights(self.network, weights)
+        import_weights(self.average, weights)
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
         """Take up what `tensors` and `progress` gave; raises CheckpointError if something is missing or misshapen."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -49,6 +49,9 @@ class Material:
         return f"{what}, {len(self.labels):,} labels" if self.labels else what
 
 
+Maker = Callable[[Mapping[str, int]], tuple[Tokenizer, list[str]]]  # by how often each character occurs; and notes
+
+
 class _Lesson(NamedTuple):
     """What of a task's settings bears on reading its examples."""
 
@@ -68,16 +71,21 @@ def part(kind: type[Any], asked: Mapping[str, Any]) -> Any:
     return check(kind(**{name: value for name, value in asked.items() if name in names}))
 
 
-def read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) -> tuple[Material, tuple[str, ...]]:
-    """The text that `corpus` names, as `asked` has it, and notes for the user; raises CorpusError and TokenizerError."""
+def read(
+    corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float, make: Maker | None = None
+) -> tuple[Material, tuple[str, ...]]:
+    """The text that `corpus` names, as `asked` has it, and notes for the user; raises CorpusError and TokenizerError.
+
+    `make` makes the tokenizer where it is not to be a new one.
+    """
     reading, units = part(ReadingConfig, asked), part(TokenizerConfig, asked)
     sources = texts.find_sources(corpus)
     if (task := asked.get("task", "language")) != "language":
         wishes = (asked.get(name, getattr(kind, name)) for kind, name in WISHES)
-        return _lessons(tuple(corpus), sources, reading, units, _Lesson(task, val_fraction, *wishes), None)
+        return _lessons(tuple(corpus), sources, reading, units, _Lesson(task, val_fraction, *wishes), make)
     survey = texts.survey(sources, reading)
     sample = lambda: texts.training_text(sources, reading, survey, val_fraction)  # noqa: E731
-    tokenizer, notes = tokenizers.build(units, survey.counts, sample)
+    tokenizer, notes = make(survey.counts) if make else tokenizers.build(units, survey.counts, sample)
     data = texts.tokenize(sources, reading, tokenizer, survey, val_fraction)
     found = () if survey.documents == 1 else (f"text: {survey.documents:,} documents from {_counted(len(sources), 'file')}",)
     return Material(tuple(corpus), tuple(sources), survey, reading, units, tokenizer, data), (*found, *notes, *data.notes)
@@ -85,9 +93,9 @@ def read(corpus: Sequence[str], asked: Mapping[str, Any], val_fraction: float) -
 
 def _lessons(
     corpus: tuple[str, ...], sources: Sequence[Source], reading: ReadingConfig, units: TokenizerConfig, lesson: _Lesson,
-    tokenizer: Tokenizer | None,
+    make: Maker | None,
 ) -> tuple[Material, tuple[str, ...]]:  # fmt: skip
-    """Single examples of a task; `tokenizer` is the one they were learnt with, if they were."""
+    """Single examples of a task; `make` gives the tokenizer they were learnt with, if they were."""
     task = lesson.task
     if lesson.input == "rows":
         survey, made, data, notes = lessons.numbers(sources, lesson.val_fraction)
@@ -95,7 +103,7 @@ def _lessons(
     rows = lessons.read_rows(sources, reading, task, lowercase=lesson.lowercase)
     survey = lessons.survey(sources, rows, task == "seq2seq")
     learnt = lessons.to_learn(rows, task, lesson.val_fraction)
-    made, said = (tokenizer, []) if tokenizer is not None else lessons.tokenizer_of(learnt, survey, units, task)
+    made, said = make(survey.counts) if make else lessons.tokenizer_of(learnt, survey, units, task)
     data, notes = lessons.parts(rows, made, task, lesson.val_fraction, lesson.longest)
     return Material(corpus, tuple(sources), survey, reading, units, made, data, task), (*said, *notes)
 
@@ -122,7 +130,7 @@ def read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Mode
     units = saved_config(TokenizerConfig, saved["units"], model.path.parent)
     if (task := model.config.task) != "language":
         lesson = _Lesson(task, training.val_fraction, model.config.input, model.config.lowercase, training.longest)
-        return _lessons(named, sources, reading, units, lesson, model.tokenizer)[0]
+        return _lessons(named, sources, reading, units, lesson, lambda _: (model.tokenizer, []))[0]
     survey = texts.survey(sources, reading)
     data = texts.tokenize(sources, reading, model.tokenizer, survey, training.val_fraction)
     return Material(named, tuple(sources), survey, reading, units, model.tokenizer, data)

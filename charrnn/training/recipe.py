@@ -321,11 +321,11 @@ def _regularised(
 
 def command(
     corpus: Sequence[str], reading: ReadingConfig, tokenizer: TokenizerConfig, model: ModelConfig, training: TrainingConfig,
-    asked: Collection[str] = (),
+    asked: Collection[str] = (), without: Collection[str] = (),
 ) -> str:  # fmt: skip
     """The `charrnn train` command that repeats a plan exactly, on a machine of the same kind.
 
-    What was `asked` for is named even where it is the default, which the environment or a file may have changed.
+    What was `asked` for is named even where it is the default, which the environment may have changed; `without` is not.
     """
     texts = [f"./{name}" if name.startswith("-") and name != "-" else name for name in corpus]
     words = ["charrnn", "train", *texts, "--steps", str(training.steps)]
@@ -335,7 +335,7 @@ def command(
     for config in configs:
         for item in fields(config):
             value = getattr(config, item.name)
-            told = item.name == "steps" or (config is model and item.name in FOUND)
+            told = item.name == "steps" or item.name in without or (config is model and item.name in FOUND)
             if told or model.task not in FOR_TASKS.get(item.name, (model.task,)):  # a file may serve several tasks
                 continue
             if value != item.default or item.name in always:

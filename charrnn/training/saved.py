@@ -26,6 +26,7 @@ LATER = {
     "due": False,
     "stopped": False,
     "ranks": 1,
+    "init_from": "",
 }  # not of all versions
 
 
@@ -37,7 +38,7 @@ def saved_progress(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     kinds = {
         "sources": list, "digest": str, "reading": dict, "units": dict, "training": dict, "step": int, "cursor": dict,
         "skipped": int, "skips": int, "due": bool, "scaler": dict, "best": dict, "metrics_bytes": int, "asked": list,
-        "extended": bool, "stopped": bool, "ranks": int,
+        "extended": bool, "stopped": bool, "ranks": int, "init_from": str,
     }  # fmt: skip
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
         raise unfit(folder, "it does not say how to go on")
