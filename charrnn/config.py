@@ -226,7 +226,7 @@ class TrainingConfig:
     )
     precision: str = setting(
         "auto",
-        "Arithmetic; auto is bf16 where the device is built for it, on older GPUs fp16, else fp32; on a GPU with time to look, the "
+        "Arithmetic; auto is bf16 where the device is built for it, on older GPUs fp16, else fp32; in a timed run on a GPU the "
         "fastest.",
         choices=["auto", "fp32", "bf16", "fp16"],
     )
