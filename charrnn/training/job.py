@@ -28,6 +28,7 @@ from charrnn.text.tokenizers import EOS
 from charrnn.training import device as machine
 from charrnn.training import index, planning, recipe
 from charrnn.training.deadline import FLAT, Deadline
+from charrnn.training.elsewhere import here
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.learner import Learner
 from charrnn.training.material import Material, check_validation, part, read, read_again
@@ -92,6 +93,8 @@ def resume(
 ) -> Generator[Event, None, None]:
     """Go on with a run exactly where its last save stands; only a longer bound may be given.
 
+    Where its device is not there, it goes on on one that is, and says so.
+
     Raises CheckpointError (nothing to resume), CorpusError (the text is gone or has changed), UsageError.
     """
     started_at, bound = time.monotonic() if started_at is None else started_at, bound or Bound()
@@ -105,13 +108,13 @@ def resume(
         durable.sweep(folder)
         content = _read_last(folder)
         model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
-        training = saved_config(TrainingConfig, saved["training"], folder)
+        training, moved = here(saved_config(TrainingConfig, saved["training"], folder))
         device = machine.prepare(training.device, training.threads)
         material = read_again(corpus, saved, model, training)
         if not _fits(material, model, training):
             raise unfit(folder, "its windows do not fit its text")
         longer = _longer(training, saved, bound, model.config, material, device, started_at)
-        training, extended = longer, saved["extended"] or longer.steps != training.steps
+        training, extended = longer, saved["extended"] or bool(moved) or longer.steps != training.steps
         settings = model.provenance.get("settings")
         model.provenance["settings"] = {**(settings if isinstance(settings, dict) else {}), **asdict(training)}
         learner = Learner(model.config, training, material.data.train, device)
@@ -129,7 +132,7 @@ def resume(
         lost = _lost_best(run)
         if not bound.given:
             run.deadline = Deadline.from_json(saved["deadline"])
-        yield from _events(run, material, (f"resumed at step {learner.step:,} of {training.steps:,}", *lost))
+        yield from _events(run, material, (f"resumed at step {learner.step:,} of {training.steps:,}", *moved, *lost))
 
 
 def _check_files(folder: Path) -> None:
