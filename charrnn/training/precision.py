@@ -2,14 +2,16 @@
 
 On a CPU one precision is known to be the fastest; on a GPU it depends on the shape. torch lets cuDNN keep the recurrent
 weights in registers from one time step to the next ("persistent" kernels) for layers of their own in one direction, in
-fp16 alone, on GPUs from Ampere on with 98 multiprocessors or more, for an LSTM or a plain RNN, no GRU, whose hidden size
-and input are multiples of 128 up to 1024, with a batch that is a multiple of 8 up to 128 (get_algo of torch's RNN.cpp).
+fp16 alone, on most GPUs from Ampere on with 98 multiprocessors or more, for an LSTM or a plain RNN, no GRU, whose hidden
+size is a multiple of 128 up to 1024 and whose input is one too, with a batch that is a multiple of 8 up to 128 (get_algo of
+torch's RNN.cpp; layers of at most 128 to 192 units, or 384 of a plain RNN, have kernels of that kind in any precision).
 Our layers are single, and a planned batch is such a multiple wherever the text can fill it; the embedding is too narrow,
-so one of WIDE is among the ways. No other rule is here: what is faster is measured, and how many streams a GPU should
-have is not chosen at all, because more of them learn worse from the same text; `charrnn bench speed` shows what they save.
+so one of WIDE is among the ways. No other rule is here: what is faster is measured. How many streams a GPU should have is
+not chosen: what more of them save of the time, `charrnn bench speed` shows; what they cost in what is learnt has not been
+measured on one.
 
 Only where the time is the bound: who sets the steps wants the same run from the same command, not one that a measurement
-decides. Knows nothing of torch but that its memory may not suffice.
+decides. Knows of torch only the error for too little memory.
 """
 
 from __future__ import annotations
