@@ -182,6 +182,10 @@ class TrainingConfig:
     )
     batch_size: int = setting(32, "Parallel streams.", low=1, high=65536, automatic="32; fewer for a short text")
     window: int = setting(64, "Time steps of truncated backpropagation.", low=1, high=65536)
+    micro_batch: int = setting(
+        0, "Streams computed at once: fewer take less memory and more time, and learn the same (0: all).", low=0, high=65536,
+        automatic="all; half, and half again, where memory is short",
+    )  # fmt: skip
     optimizer: str = setting("muon", "What updates the recurrent matrices; AdamW updates the rest.", choices=["muon", "adamw"])
     muon_learning_rate: float = setting(0.02, "Peak learning rate of Muon.", low=0, high=10, low_open=True)
     muon_momentum: float = setting(0.95, "Muon's momentum.", low=0, high=1, high_open=True)

@@ -8,7 +8,8 @@
     |   `-- CheckpointError           a run, model or last file
     |-- CannotCreateError       73   an output file cannot be made
     |-- WriteError              74   a write failed half-way (disk full, input/output error)
-    `-- LockedError             75   another process owns the run
+    |-- LockedError             75   another process owns the run
+    `-- Elsewhere                1   another rank of a distributed run failed, and says why
 
 A message says what was found and what was expected; the hint says what to type next. The exit codes are those of
 sysexits.h (EX_DATAERR, EX_CANTCREAT, EX_IOERR, EX_TEMPFAIL). Programming mistakes are not here: those are assertions.
@@ -68,3 +69,10 @@ class LockedError(CharrnnError):
     """A run that another process is training right now."""
 
     exit_code = 75
+
+
+class Elsewhere(CharrnnError):
+    """Another rank of this run failed, and tells why; this one ends without a word."""
+
+    def __init__(self) -> None:
+        super().__init__("")

@@ -9,7 +9,7 @@ import pytest
 from charrnn.config import TrainingConfig
 from charrnn.training import deadline
 from charrnn.training.deadline import EXIT_SECONDS, Deadline
-from charrnn.training.learner import rate_share
+from charrnn.training.optimizers import rate_share
 
 
 def run(

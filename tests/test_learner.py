@@ -9,7 +9,8 @@ import torch
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharrnnError
 from charrnn.runs.checkpoint import tensor_digest
-from charrnn.training.learner import Learner, rate_share
+from charrnn.training.learner import Learner
+from charrnn.training.optimizers import rate_share
 
 CPU = torch.device("cpu")
 TOKENS = np.random.default_rng(5).integers(4, 20, 3000).astype(np.uint8)

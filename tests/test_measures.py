@@ -58,7 +58,7 @@ def test_label_smoothing_is_its_definition(smoothing: float, balance: bool) -> N
         smooth = (1 - smoothing) * -odds[label] + smoothing * -odds.mean()
         expected += smooth * (5 / (3 * [3, 1, 1][label]) if balance else 1)
     assert float(cost.nats.detach()) == pytest.approx(expected, rel=1e-5)
-    assert cost.count == 5
+    assert float(cost.right) <= 5
 
 
 KNOWN, STRANGE = ("ab", "b a", "aa"), ("a猫", "b a", "é!")  # the second with 1, 0 and 2 characters that are hidden

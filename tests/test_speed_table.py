@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from charrnn.cli import speeds
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import UsageError
-from charrnn.training import speed, step_speed
+from charrnn.training import language, speed, step_speed
 from charrnn.training.learner import Learner
 from charrnn.training.muon import orthogonalise
 from charrnn.training.step_speed import Rates, Wanted
@@ -82,7 +82,7 @@ def test_a_step_is_counted_as_torch_counts_it(cell: str) -> None:
 
 
 def test_shares_are_those_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_speed, "seconds_per_step", lambda *_: 1e-3)
+    monkeypatch.setattr(step_speed, "_seconds", lambda *_: 1e-3)
     rates = Rates({"fp32": 0.01, "bf16": 0.04}, 0.02)  # 1e9 a second
     fp32, bf16 = (step_speed._row(SMALL, replace(FOUR_BY_TWO, precision=name), CPU, rates) for name in ("fp32", "bf16"))
     assert fp32.arithmetic == pytest.approx((2400 + 1344) / 0.01e9 / 1e-3)
@@ -122,6 +122,22 @@ def test_a_row_for_each_shape_precision_and_batch() -> None:
         assert 0 < (row.bandwidth or 0) < (row.rereading or 0)
 
 
+def test_a_step_that_went_in_parts_is_no_row_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The learner helps itself where memory is short; that is another step than the one which is asked about."""
+    loss, most = language.loss, 2
+
+    def narrow(network: Any, batch: Any, *rest: Any) -> Any:
+        if batch.inputs.shape[1] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(network, batch, *rest)
+
+    monkeypatch.setattr(language, "loss", narrow)
+    wanted = replace(WANTED, precisions=["fp32"], shapes=[(1, 8)])
+    assert [(row.batch_size, row.failed) for row in step_speed.measure(wanted)] == [(2, ""), (4, "out of memory")]
+    most = 0  # not even one stream
+    assert [row.failed for row in step_speed.measure(wanted)] == ["out of memory"] * 2
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("... can't allocate memory: ...")])
 def test_what_does_not_fit_is_a_row_that_says_so(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def seconds(model: ModelConfig, training: TrainingConfig, *_: Any) -> float:
@@ -129,7 +145,7 @@ def test_what_does_not_fit_is_a_row_that_says_so(error: Exception, monkeypatch: 
             raise error
         return 0.5
 
-    monkeypatch.setattr(step_speed, "seconds_per_step", seconds)
+    monkeypatch.setattr(step_speed, "_seconds", seconds)
     rows = list(step_speed.measure(replace(WANTED, precisions=["fp32"])))
     assert [row.failed for row in rows] == ["", "out of memory"] * 2
     assert [row.seconds_per_step for row in rows] == [0.5, None] * 2
@@ -139,7 +155,7 @@ def test_another_error_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def seconds(*_: Any) -> float:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(step_speed, "seconds_per_step", seconds)
+    monkeypatch.setattr(step_speed, "_seconds", seconds)
     with pytest.raises(RuntimeError, match="something else"):
         next(step_speed.measure(WANTED))
 

@@ -132,8 +132,13 @@ def _usage_hint(error: Exception) -> str:
 
 
 def _tell(message: str, hint: str, code: int) -> int:
+    """Say what failed; of several ranks, which one says so. One that failed only because another did says nothing."""
     from charrnn.cli import console
 
+    if not message:
+        return code
+    if (rank := os.environ.get("RANK", "0")) != "0" and "WORLD_SIZE" in os.environ:
+        message = f"rank {rank}: {message}"
     try:
         console.error(message, hint)
     except OSError:

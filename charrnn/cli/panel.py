@@ -21,7 +21,7 @@ from rich.text import Text
 
 from charrnn.cli import console as terminal
 from charrnn.cli.progress import duration, headline, measured, sample_lines, short_number
-from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Started, Step
+from charrnn.training.events import Adjusted, Evaluated, Event, Finished, Sampled, Saved, Started, Step
 
 REFRESH_SECONDS = 1 / 8
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -102,6 +102,8 @@ class Panel:
                 self._sampled = event
             case Saved():
                 self._saved = event
+            case Adjusted():
+                self._console.print(_text(f"note: {event.note}", "dim"))
             case Finished():
                 pass
         if self._live is not None and self._clock() - self._drawn_at >= REFRESH_SECONDS and not terminal.in_background():

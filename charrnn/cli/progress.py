@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from charrnn.cli import console
-from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Started, Step
+from charrnn.training.events import Adjusted, Evaluated, Event, Finished, Sampled, Saved, Started, Step
 
 LINE_SECONDS = 5.0  # between two lines about steps
 SAMPLE_LINES = 8
@@ -59,6 +59,8 @@ class Lines:
                 self._write(f"sample at step {event.step:,}:")
                 for line in sample_lines(event.text):
                     self._write(f"  | {line}")
+            case Adjusted():
+                self._write(f"note: {event.note}")
             case Saved():
                 pass  # after every evaluation; the end says where
             case Finished():

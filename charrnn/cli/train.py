@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Generator, Mapping
@@ -18,6 +19,7 @@ from charrnn.cli import conclusion, console, main, options
 from charrnn.cli.progress import Lines, Listener, Undisturbed
 from charrnn.config import FOR_TASKS, ModelConfig, PresetConfig, ReadingConfig, TokenizerConfig, TrainingConfig
 from charrnn.errors import UsageError
+from charrnn.launch import launch
 from charrnn.training.events import Event, Finished, Started
 
 BOUNDS = ("minutes", "epochs", "steps")
@@ -73,12 +75,16 @@ def train(
     bound = _one_bound(context, values)
     asked = options.asked(values, PresetConfig, ReadingConfig, TokenizerConfig, ModelConfig, TrainingConfig)
     asked.pop("steps", None)
-    with Stop() as stop, console.unechoed(), Undisturbed(_listener(), stop.ask) as listener:
-        if sys.stderr.isatty():
+    here = launch()
+    quiet = here.rank > 0  # of several ranks, the first tells
+    hushed = contextlib.nullcontext() if quiet else console.unechoed()
+    with Stop(patient=here.count > 1) as stop, hushed, Undisturbed(_listener(quiet), stop.ask) as listener:
+        if sys.stderr.isatty() and not quiet:
             console.note("preparing ...")
         events = _events(corpus, name, resume, checkpoints, asked, bound, stop)
         started, finished = _follow(events, listener, stop)
-    conclusion.tell(started, finished, checkpoints)
+    if not quiet:
+        conclusion.tell(started, finished, checkpoints)
     if finished.reason == "interrupted":
         context.exit(128 + stop.number)
 
@@ -87,11 +93,13 @@ class Stop:
     """Whether the person wants to stop. The first Ctrl-C (or SIGTERM ...) asks the run to save; the second leaves at once.
 
     Until `armed`, when nothing has been learnt that could be saved, already the first leaves at once. A terminal that goes
-    away hastens nothing: where a system shuts down, that comes together with SIGTERM.
+    away hastens nothing: where a system shuts down, that comes together with SIGTERM. `patient` is for one of several
+    ranks: their launcher passes on each signal that the terminal has sent them already, and kills who takes too long.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
         self.armed = self.wanted = False
+        self._patient = patient
         self.number = 0  # of the first signal
         self._before: dict[int, Any] = {}
 
@@ -114,7 +122,7 @@ class Stop:
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         again = self.number != 0
         self.number, self.wanted = self.number or number, True  # should a library swallow what is raised below
-        if self.armed and (not again or number == getattr(signal, "SIGHUP", 0)):
+        if self.armed and (not again or self._patient or number == getattr(signal, "SIGHUP", 0)):
             return
         main.leave(number, frame)
 
@@ -159,8 +167,10 @@ def _one_bound(context: click.Context, values: Mapping[str, Any]) -> dict[str, A
     return {}
 
 
-def _listener() -> Listener:
-    """The panel where it can be drawn, else plain lines."""
+def _listener(quiet: bool) -> Listener:
+    """The panel where it can be drawn, else plain lines; one that tells nobody, if `quiet`."""
+    if quiet:
+        return Lines(lambda line: None)
     if not console.fancy(sys.stderr) or console.in_background() or "utf" not in (sys.stderr.encoding or "").lower():
         return Lines()
     from charrnn.cli.panel import Panel

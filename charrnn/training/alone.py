@@ -8,6 +8,7 @@ from charrnn.config import TrainingConfig
 from charrnn.models.recurrent import State
 from charrnn.text.examples import Examples
 from charrnn.text.tokenizers import Tokenizer
+from charrnn.training.distributed import ALONE, Ranks
 from charrnn.training.evaluate import Abandoned, Report
 from charrnn.training.loss import Network
 from charrnn.training.padding import Batches, Padded, by_length
@@ -23,15 +24,19 @@ def begin(network: Network, training: TrainingConfig) -> State:
     return ()
 
 
-def scored(network: Network, examples: Examples, stop: Callable[[], bool]) -> Iterator[Padded]:
-    """All examples once, the network without dropout meanwhile; raises Abandoned as soon as `stop()`."""
+def scored(network: Network, examples: Examples, stop: Callable[[], bool], ranks: Ranks = ALONE) -> Iterator[Padded]:
+    """All examples once, the network without dropout meanwhile; raises Abandoned as soon as `stop()`.
+
+    Of several ranks each gets one batch of so many.
+    """
     was_training = network.training
     network.eval()
     try:
-        for batch in by_length(examples):
+        for number, batch in enumerate(by_length(examples)):
             if stop():
                 raise Abandoned
-            yield batch
+            if number % ranks.count == ranks.rank:
+                yield batch
     finally:
         network.train(was_training)
 

@@ -30,6 +30,13 @@ class Batch(Protocol):
     def after(self) -> Cursor:
         """Where to go on."""
 
+    @property
+    def width(self) -> int:
+        """Streams, or examples, side by side."""
+
+    def part(self, share: slice) -> Batch:
+        """Some of them."""
+
 
 B = TypeVar("B", bound=Batch, covariant=True)
 
@@ -57,6 +64,15 @@ class Window:
     targets: NDArray[np.int64]
     reset: NDArray[np.bool_]
     after: Cursor
+
+    @property
+    def width(self) -> int:
+        """B."""
+        return len(self.reset)
+
+    def part(self, share: slice) -> Window:
+        """Some of the streams, by their global index."""
+        return Window(self.inputs[:, share], self.targets[:, share], self.reset[share], self.after)
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from charrnn.text.examples import Examples, Ints, Parts
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
 from charrnn.training.alone import begin, scored
-from charrnn.training.evaluate import Report
+from charrnn.training.distributed import ALONE, Ranks
+from charrnn.training.evaluate import Report, Sums
 from charrnn.training.loss import DROPOUTS, Loss, on
 from charrnn.training.padding import Batches, Padded, some
 
-__all__ = ["begin", "build", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
+__all__ = ["begin", "build", "count", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
 
 SHOWN = 4  # examples of a glance
 SHOWN_CHARACTERS = 60
@@ -53,11 +54,17 @@ def loss(network: Classifier, batch: Padded, state: State, training: TrainingCon
     """See tasks.Task; counted over examples. Label smoothing: Szegedy et al. (2016)."""
     assert batch.labels is not None
     labels = on(device, batch.labels)
-    logits = network(on(device, batch.inputs), on(device, batch.lengths)).float()  # (B, C)
+    logits = network(on(device, batch.inputs), on(device, batch.lengths))
+    logits = machine.wide(logits)  # (B, C)
     nats = functional.cross_entropy(logits, labels, reduction="none", label_smoothing=training.label_smoothing)
     if batch.weights is not None:
         nats = nats * on(device, batch.weights)
-    return Loss(nats.sum(), len(labels), (logits.detach().argmax(-1) == labels).sum())
+    return Loss(nats.sum(), (logits.detach().argmax(-1) == labels).sum())
+
+
+def count(batch: Padded) -> int:
+    """See tasks.Task."""
+    return batch.width
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,14 @@ class HeldLabelled:
     on: str  # "validation" or "training"
     whole: int  # how many there are to score
 
-    def score(self, network: Classifier, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
+    def sums(self, network: Classifier, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool], ranks: Ranks) -> Sums:
+        """See evaluate.Held: the log-probabilities (N, C)."""
+        return (log_odds(network, self.examples, precision, stop, ranks),)
+
+    def report(self, sums: Sums, tokenizer: Tokenizer) -> Report:
         """See evaluate.Held."""
         assert self.examples.labels is not None
-        odds = log_odds(network, self.examples, precision, stop)
-        scores = report(odds, self.examples.labels)
+        scores = report(sums[0], self.examples.labels)
         return replace(scores, measures={**scores.measures, "scored": len(self.examples), "held_out": self.whole})
 
     def sample(self, network: Classifier, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
@@ -92,12 +102,16 @@ class HeldLabelled:
 
 @torch.inference_mode()
 def log_odds(
-    network: Classifier, examples: Examples, precision: str = "fp32", stop: Callable[[], bool] = lambda: False
-) -> NDArray[np.float64]:
-    """Log-probabilities (N, C) of the labels of all examples; raises Abandoned as soon as `stop()`."""
+    network: Classifier, examples: Examples, precision: str = "fp32", stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Log-probabilities (N, C) of the labels of all examples, zeros for those of other ranks.
+
+    Raises Abandoned as soon as `stop()`.
+    """
     where = next(network.parameters()).device
     odds = np.zeros((len(examples), network.config.classes))
-    for batch in scored(network, examples, stop):
+    for batch in scored(network, examples, stop, ranks):
         with machine.arithmetic(precision, where):
             logits = network(on(where, batch.inputs), on(where, batch.lengths))
         odds[batch.indices] = logits.float().cpu().double().log_softmax(-1).numpy()

@@ -19,12 +19,13 @@ from charrnn.text.examples import Examples, Parts
 from charrnn.text.tokenizers import EOS, PAD, Tokenizer
 from charrnn.training import device as machine
 from charrnn.training.alone import begin, feed, report_of, scored
-from charrnn.training.evaluate import Report
+from charrnn.training.distributed import ALONE, Ranks
+from charrnn.training.evaluate import Report, Sums
 from charrnn.training.language import written
 from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
 from charrnn.training.padding import SCORED, Padded, some
 
-__all__ = ["begin", "build", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
+__all__ = ["begin", "build", "count", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
 
 SHOWN = 3  # labels of a glance
 SHOWN_CHARACTERS = 100
@@ -43,6 +44,11 @@ def loss(network: ConditionalModel, batch: Padded, state: State, training: Train
     return of_targets(logits, targets)
 
 
+def count(batch: Padded) -> int:
+    """See tasks.Task."""
+    return int((batch.inputs != PAD).sum())
+
+
 @dataclass(frozen=True)
 class HeldTexts:
     """The texts that are scored at an evaluation, with their labels."""
@@ -51,13 +57,20 @@ class HeldTexts:
     names: tuple[str, ...]
     on: str  # "validation" or "training"
 
-    def score(self, network: ConditionalModel, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
-        """See evaluate.Held; beside it the bits with a wrong label, the next one."""
-        right = report(network, self.examples, tokenizer, precision, stop)
-        if len(self.names) == 1:
+    def sums(
+        self, network: ConditionalModel, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool], ranks: Ranks
+    ) -> Sums:
+        """See evaluate.Held: nats and right predictions, and those with a wrong label, the next one."""
+        several = [self.examples] + [mislabelled(self.examples, len(self.names))] * (len(self.names) > 1)
+        found = (losses(network, examples, precision, stop, ranks) for examples in several)
+        return tuple(np.array([nats.sum(), right]) for nats, right in found)
+
+    def report(self, sums: Sums, tokenizer: Tokenizer) -> Report:
+        """See evaluate.Held."""
+        right, *wrong = (_report(self.examples, tokenizer, *one.tolist()) for one in sums)
+        if not wrong:
             return right
-        wrong = report(network, mislabelled(self.examples, len(self.names)), tokenizer, precision, stop)
-        return replace(right, measures={"bits_per_character_wrong_label": wrong.bits_per_character})
+        return replace(right, measures={"bits_per_character_wrong_label": wrong[0].bits_per_character})
 
     def sample(self, network: ConditionalModel, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
         """See evaluate.Held: how texts of the first labels begin."""
@@ -81,18 +94,26 @@ def report(
 ) -> Report:  # fmt: skip
     """The scores of all examples; characters that are hidden from the model are charged for."""
     nats, right = losses(network, examples, precision, stop)
+    return _report(examples, tokenizer, float(nats.sum()), right)
+
+
+def _report(examples: Examples, tokenizer: Tokenizer, nats: float, right: float) -> Report:
     texts, tokens = [text for _, text in examples.texts], int(examples.inputs.lengths.sum())
-    return report_of(texts, tokenizer, float(nats.sum()), tokens, right)
+    return report_of(texts, tokenizer, nats, tokens, int(right))
 
 
 @torch.inference_mode()
 def losses(
-    network: ConditionalModel, examples: Examples, precision: str = "fp32", stop: Callable[[], bool] = lambda: False
-) -> tuple[NDArray[np.float64], int]:
-    """Nats of each example (N,), and how many tokens of all were predicted right; raises Abandoned as soon as `stop()`."""
+    network: ConditionalModel, examples: Examples, precision: str = "fp32", stop: Callable[[], bool] = lambda: False,
+    ranks: Ranks = ALONE,
+) -> tuple[NDArray[np.float64], int]:  # fmt: skip
+    """Nats of each example (N,), zeros for those of other ranks, and how many tokens were predicted right.
+
+    Raises Abandoned as soon as `stop()`.
+    """
     where = next(network.parameters()).device
     nats, right = np.zeros(len(examples)), 0
-    for batch in scored(network, examples, stop):
+    for batch in scored(network, examples, stop, ranks):
         nats[batch.indices], hits = _cost(network, batch, precision, where)
         right += hits
     return nats, right

@@ -11,18 +11,30 @@ from collections.abc import Callable, Iterator
 import torch
 
 from charrnn.errors import UsageError
+from charrnn.launch import Launch
 
 WORKING = {(kind, device) for kind in ("fp32", "bf16") for device in ("cpu", "cuda")} | {("fp16", "cuda"), ("fp32", "mps")}
+SINGLE = Launch()
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def prepare(device: str, threads: int) -> torch.device:
-    """Set the process up before the first tensor and return the device; raises UsageError if it is not there."""
+def prepare(device: str, threads: int, here: Launch = SINGLE) -> torch.device:
+    """Set the process up before the first tensor and return the device; raises UsageError if it is not there.
+
+    Ranks on one machine share its cores, and each has a GPU of its own.
+    """
     # Denormal numbers slow oneDNN's LSTM twenty times; they mean nothing here.
     torch.set_flush_denormal(True)
-    torch.set_num_threads(threads or available_cores())
+    torch.set_num_threads(threads or max(1, available_cores() // here.local_count))
     _keep_freed_memory()
-    return resolve(device)
+    where = resolve(device)
+    if where.type != "cuda" or here.count == 1:
+        return where
+    if here.local_rank >= torch.cuda.device_count():
+        found = f"{here.local_count} ranks on this machine, but {torch.cuda.device_count()} GPUs."
+        raise UsageError(found, f"Start it with --nproc-per-node {torch.cuda.device_count()}, or train with --device cpu.")
+    torch.cuda.set_device(here.local_rank)
+    return torch.device("cuda", here.local_rank)
 
 
 def _keep_freed_memory() -> None:
@@ -78,6 +90,18 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
         return
     with torch.autocast(device.type, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[precision]):
         yield
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether this is how torch, or Python, says that there is not memory enough."""
+    said = str(error)
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "allocate memory" in said or "out of memory" in said or "CUBLAS_STATUS_ALLOC_FAILED" in said
+
+
+def wide(values: torch.Tensor) -> torch.Tensor:
+    """The values in float32, if they are narrower."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def available_cores() -> int:

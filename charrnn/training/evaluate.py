@@ -24,6 +24,7 @@ from charrnn.models.weights import import_weights
 from charrnn.runs.model import Model
 from charrnn.text.tokenizers import EOS, Tokenizer
 from charrnn.training import device as machine
+from charrnn.training.distributed import ALONE, Ranks
 
 SPAN = 256  # time steps computed at once, at most; only memory depends on it
 FLOATS = 1 << 24  # logits held at once
@@ -71,6 +72,9 @@ class Report:
         return self.correct / max(1, self.tokens)
 
 
+Sums = tuple[NDArray[np.float64], ...]  # each is to be added to that of other ranks
+
+
 class Held(Protocol):
     """What is scored at an evaluation during training."""
 
@@ -78,8 +82,11 @@ class Held(Protocol):
     def on(self) -> str:
         """ "validation" or, where nothing is held out, "training"."""
 
-    def score(self, network: Any, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
-        """The scores of a network; raises Abandoned as soon as `stop()`."""
+    def sums(self, network: Any, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool], ranks: Ranks) -> Sums:
+        """This rank's share of what a report is made of; raises Abandoned as soon as `stop()`."""
+
+    def report(self, sums: Sums, tokenizer: Tokenizer) -> Report:
+        """The scores, from the sums over all ranks."""
 
     def sample(self, network: Any, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
         """A glance at what the network does, for people."""
@@ -123,20 +130,40 @@ class Abandoned(Exception):
     """The evaluation was stopped before its end."""
 
 
+def scored(
+    held: Held, network: Any, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool] = lambda: False, ranks: Ranks = ALONE
+) -> Report | None:
+    """The scores of what is held, each rank having its share in it; None where one of them abandoned it."""
+    sums: Sums = ()
+    abandoned = False
+    try:
+        sums = held.sums(network, tokenizer, precision, stop, ranks)
+    except Abandoned:
+        abandoned = True
+    if ranks.any(abandoned):
+        return None
+    for one in sums:
+        ranks.add([torch.from_numpy(one)])  # in place: they share their memory
+    return held.report(sums, tokenizer)
+
+
 def stream_loss(
     network: LanguageModel, tokens: NDArray[Any], streams: int, skip: int = 0, precision: str = "fp32",
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = lambda: False, ranks: Ranks = ALONE,
 ) -> tuple[float, int]:  # fmt: skip
     """Sum of nats, and how many tokens were predicted right, over tokens[1 + skip:], each given all before it in its stream.
 
-    The text is cut into `streams` contiguous parts, as equal as they can be; each begins with a zero state. Raises
-    Abandoned as soon as `stop()`.
+    The text is cut into `streams` contiguous parts, as equal as they can be; each begins with a zero state. Of several
+    ranks each scores its share of them. Raises Abandoned as soon as `stop()`.
     """
     length = math.ceil((len(tokens) - 1) / streams)
     inputs, targets, counted = _columns(tokens, streams, length)
     if skip:
         counted[:skip, 0] = False
-    return _run(network, inputs, targets, counted, precision, stop)
+    mine = ranks.share(streams)
+    if mine.start == mine.stop:
+        return 0.0, 0
+    return _run(network, inputs[:, mine], targets[:, mine], counted[:, mine], precision, stop)
 
 
 def cold_loss(network: LanguageModel, tokens: NDArray[Any], window: int = 256) -> float | None:

@@ -1,6 +1,6 @@
 """What a training run says while it runs: plain facts, in order, for whoever listens.
 
-Knows nothing of terminals or torch. The order is Started, then Step, Evaluated, Sampled and Saved as they come, then
+Knows nothing of terminals or torch. The order is Started, then Step, Evaluated, Sampled, Saved and Adjusted as they come, then
 exactly one Finished. Losses are nats per token unless a name says otherwise.
 """
 
@@ -97,4 +97,12 @@ class Finished:
     command: str = ""  # the command with --steps that repeats the run; where time was the bound, known only now
 
 
-Event = Started | Step | Evaluated | Sampled | Saved | Finished
+@dataclass(frozen=True)
+class Adjusted:
+    """Something had to be done otherwise than planned, said in a sentence."""
+
+    step: int
+    note: str
+
+
+Event = Started | Step | Evaluated | Sampled | Saved | Adjusted | Finished

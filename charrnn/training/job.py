@@ -26,8 +26,9 @@ from charrnn.runs import model as runs
 from charrnn.text.corpus import TokenData
 from charrnn.text.tokenizers import EOS
 from charrnn.training import device as machine
-from charrnn.training import index, planning, recipe
+from charrnn.training import index, planning, recipe, together
 from charrnn.training.deadline import FLAT, Deadline
+from charrnn.training.distributed import Ranks, joined
 from charrnn.training.elsewhere import here
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.learner import Learner
@@ -56,31 +57,48 @@ def run(
     `started_at` (time.monotonic) is when the clock of --minutes began; `stop` is asked after each step. Raises
     CharrnnError; a run that was interrupted can be taken up with `resume`.
     """
-    asked, bound, started_at = dict(asked or {}), bound or Bound(), time.monotonic() if started_at is None else started_at
+    wishes, bound, started_at = dict(asked or {}), bound or Bound(), time.monotonic() if started_at is None else started_at
+    with joined() as ranks:
+        asked = ranks.together(lambda: _checked(wishes, name if ranks.first else None, root))
+        device, material, notes = ranks.together(lambda: _prepared(corpus, asked, ranks))
+        together.check_same(ranks, material)
+        # Hashed before the plan, which reckons with the time that is gone.
+        grams, more = index.hashed(material, part(TrainingConfig, asked).val_fraction) if ranks.first else (None, ())
+        plan = together.planned(ranks, lambda: planning.make(asked, material, device, bound, started_at))
+        folder = Path(ranks.first_does(lambda: str(registry.create(name, name or material.survey.name, root))))
+        try:
+            with durable.locked(folder / runs.LOCK_FILE) if ranks.first else contextlib.nullcontext():
+                index.keep(folder, material, grams)
+                del grams  # four bytes for each character, for which training has a better use
+                run = _new_run(folder, material, plan, device, started_at, stop, ranks)
+                run.asked = frozenset(asked)
+                if plan.minutes is not None and plan.training.schedule in FLAT:
+                    run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes, most=plan.most_steps)
+                yield from _events(run, material, (*notes, *more, *plan.notes))
+        finally:
+            if ranks.first:
+                _remove_if_unused(folder)
+
+
+def _checked(asked: Mapping[str, Any], name: str | None, root: Path) -> dict[str, Any]:
+    """The wishes, with those of a preset, as far as they can be checked without a text."""
     planning.check_asked(asked)
     asked = planning.with_preset(asked)
     if name is not None:
         registry.check_free(name, root)
-    training = part(TrainingConfig, asked)
+    part(TrainingConfig, asked)
     planning.check_model(asked)
-    device = machine.prepare(training.device, training.threads)
+    return asked
+
+
+def _prepared(corpus: Sequence[str], asked: Mapping[str, Any], ranks: Ranks) -> tuple[torch.device, Material, tuple[str, ...]]:
+    """The machine, and the text, which must be the same on all ranks."""
+    training = part(TrainingConfig, asked)
+    device = machine.prepare(training.device, training.threads, ranks)
+    together.check_sources(ranks, corpus)
     material, notes = read(corpus, asked, training.val_fraction)
     check_validation(material.data, training.val_fraction)
-    # Hashed before the plan, which reckons with the time that is gone.
-    grams, more = index.hashed(material, training.val_fraction)
-    plan = planning.make(asked, material, device, bound, started_at)
-    folder = registry.create(name, name or material.survey.name, root)
-    try:
-        with durable.locked(folder / runs.LOCK_FILE):
-            index.keep(folder, material, grams)
-            del grams  # four bytes for each character, for which training has a better use
-            run = _new_run(folder, material, plan, device, started_at, stop)
-            run.asked = frozenset(asked)
-            if plan.minutes is not None and plan.training.schedule in FLAT:
-                run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes, most=plan.most_steps)
-            yield from _events(run, material, (*notes, *more, *plan.notes))
-    finally:
-        _remove_if_unused(folder)
+    return device, material, notes
 
 
 def resume(
@@ -99,40 +117,68 @@ def resume(
     """
     started_at, bound = time.monotonic() if started_at is None else started_at, bound or Bound()
     folder = path if path.is_dir() else path.parent
+    with joined() as ranks, contextlib.ExitStack() as owning:
+        ranks.together(lambda: _own(path, folder, owning) if ranks.first else None)
+        content = _read_last(folder, ranks)
+        model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
+        training, moved = here(saved_config(TrainingConfig, saved["training"], folder))
+        device, material = ranks.together(lambda: _again(corpus, saved, model, training, ranks))
+        training = together.settled(ranks, lambda: _longer(training, saved, bound, model.config, material, device, started_at))
+        run = _resumed_run(folder, content, saved, model, training, material, device, started_at, stop, ranks)
+        run.extended = run.extended or bool(moved)
+        lost: tuple[str, ...] = ()
+        if ranks.first:
+            index.renew(folder, material, training.val_fraction)
+            durable.cut_log(folder / runs.METRICS_FILE, int(saved["metrics_bytes"]))
+            lost = _lost_best(run)
+        lost += together.other_ranks(ranks, saved["ranks"])
+        if not bound.given:
+            run.deadline = Deadline.from_json(saved["deadline"])
+        yield from _events(run, material, (f"resumed at step {run.learner.step:,} of {training.steps:,}", *moved, *lost))
+
+
+def _own(path: Path, folder: Path, owning: contextlib.ExitStack) -> None:
+    """Lock the run in `folder`, which `path` named; raises CheckpointError if there is none to go on with."""
     if not (folder / runs.LAST_FILE).is_file():
         text = path.is_file() and path.suffix != ".safetensors"
         hint = "The run comes first: `charrnn train --resume RUN FILE`." if text else "Train it anew: `charrnn train FILE`."
         raise CheckpointError(f"{str(path if text else folder)!r} holds no {runs.LAST_FILE} to go on from.", hint)
     _check_files(folder)
-    with durable.locked(folder / runs.LOCK_FILE):
-        durable.sweep(folder)
-        content = _read_last(folder)
-        model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
-        training, moved = here(saved_config(TrainingConfig, saved["training"], folder))
-        device = machine.prepare(training.device, training.threads)
-        material = read_again(corpus, saved, model, training)
-        if not _fits(material, model, training):
-            raise unfit(folder, "its windows do not fit its text")
-        longer = _longer(training, saved, bound, model.config, material, device, started_at)
-        training, extended = longer, saved["extended"] or bool(moved) or longer.steps != training.steps
-        settings = model.provenance.get("settings")
-        model.provenance["settings"] = {**(settings if isinstance(settings, dict) else {}), **asdict(training)}
-        learner = Learner(model.config, training, material.data.train, device)
-        try:
-            learner.restore(content.tensors, saved)
-        except CheckpointError as error:
-            raise unfit(folder, error.message.rstrip(".")) from error
-        index.renew(folder, material, training.val_fraction)
-        durable.cut_log(folder / runs.METRICS_FILE, int(saved["metrics_bytes"]))
-        about = {"name": model.name, "start": list(model.start), "provenance": model.provenance, "labels": list(model.labels)}
-        held, facts = learner.task.hold(material.data, training), _resume_facts(material)
-        run = Run(learner, model.tokenizer, held, folder, about, facts, started_at, stop)
-        run.best, run.extended, run.asked = Best(**saved["best"]), extended, frozenset(saved["asked"])
-        run.due = saved["due"]
-        lost = _lost_best(run)
-        if not bound.given:
-            run.deadline = Deadline.from_json(saved["deadline"])
-        yield from _events(run, material, (f"resumed at step {learner.step:,} of {training.steps:,}", *moved, *lost))
+    owning.enter_context(durable.locked(folder / runs.LOCK_FILE))
+    durable.sweep(folder)
+
+
+def _again(
+    corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Model, training: TrainingConfig, ranks: Ranks
+) -> tuple[torch.device, Material]:
+    """The machine, and the text as it was when the run began."""
+    device = machine.prepare(training.device, training.threads, ranks)
+    together.check_sources(ranks, corpus)
+    material = read_again(corpus, saved, model, training)
+    if not _fits(material, model, training):
+        raise unfit(model.path.parent, "its windows do not fit its text")
+    together.check_streams(ranks, training)
+    return device, material
+
+
+def _resumed_run(
+    folder: Path, content: checkpoint.Checkpoint, saved: Mapping[str, Any], model: runs.Model, training: TrainingConfig,
+    material: Material, device: torch.device, started_at: float, stop: Callable[[], bool], ranks: Ranks,
+) -> Run:  # fmt: skip
+    """A run as it was when it was saved, but for its bound."""
+    settings = model.provenance.get("settings")
+    model.provenance["settings"] = {**(settings if isinstance(settings, dict) else {}), **asdict(training)}
+    learner = Learner(model.config, training, material.data.train, device, ranks)
+    try:
+        learner.restore(content.tensors, saved)
+    except CheckpointError as error:
+        raise unfit(folder, error.message.rstrip(".")) from error
+    about = {"name": model.name, "start": list(model.start), "provenance": model.provenance, "labels": list(model.labels)}
+    held, facts = learner.task.hold(material.data, training), _resume_facts(material)
+    run = Run(learner, model.tokenizer, held, folder, about, facts, started_at, stop)
+    run.best, run.asked, run.due = Best(**saved["best"]), frozenset(saved["asked"]), saved["due"]
+    run.extended = saved["extended"] or training.steps != saved["training"]["steps"]
+    return run
 
 
 def _check_files(folder: Path) -> None:
@@ -155,8 +201,17 @@ def _lost_best(run: Run) -> tuple[str, ...]:
     return ()
 
 
-def _read_last(folder: Path) -> checkpoint.Checkpoint:
-    """The last save of a run; the error for a damaged one says whether its best model is still good."""
+def _read_last(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
+    """The last save of a run, which the first rank reads; the error for a damaged one says whether its best model is good."""
+    path = folder / runs.LAST_FILE
+    found = ranks.together(lambda: _decoded(folder) if ranks.first else None)
+    if ranks.count == 1:
+        assert found is not None
+        return found
+    return checkpoint.decode(ranks.tell(path.read_bytes() if ranks.first else b""), str(path))
+
+
+def _decoded(folder: Path) -> checkpoint.Checkpoint:
     try:
         return checkpoint.read(folder / runs.LAST_FILE)
     except CheckpointError as error:
@@ -168,9 +223,9 @@ def _read_last(folder: Path) -> checkpoint.Checkpoint:
 
 
 def _new_run(
-    folder: Path, material: Material, plan: Plan, device: torch.device, started_at: float, stop: Callable[[], bool]
+    folder: Path, material: Material, plan: Plan, device: torch.device, started_at: float, stop: Callable[[], bool], ranks: Ranks
 ) -> Run:
-    learner = Learner(plan.model, plan.training, material.data.train, device)
+    learner = Learner(plan.model, plan.training, material.data.train, device, ranks)
     start = start_of(material.data, material.tokenizer) if isinstance(material.data, TokenData) else [EOS]
     about = {"name": folder.name, "start": start, "provenance": _provenance(material, plan), "labels": list(material.labels)}
     held, facts = learner.task.hold(material.data, plan.training), _resume_facts(material)
@@ -261,7 +316,8 @@ def _command(run: Run, material: Material) -> str:
     if run.extended:
         return ""
     model, training = run.learner.model_config, run.learner.training
-    return recipe.command(material.corpus, material.reading, material.units, model, training, run.asked)
+    prefix = together.launcher(run.learner.ranks)
+    return prefix + recipe.command(material.corpus, material.reading, material.units, model, training, run.asked)
 
 
 def _events(run: Run, material: Material, notes: tuple[str, ...]) -> Iterator[Event]:

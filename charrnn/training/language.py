@@ -19,9 +19,11 @@ from charrnn.models.recurrent import State
 from charrnn.models.weights import export_weights
 from charrnn.text.corpus import TokenData
 from charrnn.text.tokenizers import EOS, Tokenizer
+from charrnn.training import device as machine
 from charrnn.training import evaluate
 from charrnn.training.batching import Streams, Window
-from charrnn.training.evaluate import Report
+from charrnn.training.distributed import Ranks
+from charrnn.training.evaluate import Report, Sums
 from charrnn.training.loss import DROPOUTS, Loss, on
 
 SAMPLE_TOKENS = 240
@@ -46,9 +48,14 @@ def loss(network: LanguageModel, batch: Window, state: State, training: Training
     """See tasks.Task."""
     inputs, targets = on(device, batch.inputs), on(device, batch.targets)
     logits, after = network(inputs, restarted(state, batch.reset, device))  # (T, B, V)
-    flat, wanted = logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    flat, wanted = machine.wide(logits).reshape(-1, logits.shape[-1]), targets.reshape(-1)
     nats = torch.nn.functional.cross_entropy(flat, wanted, reduction="sum")
-    return Loss(nats, wanted.numel(), (flat.detach().argmax(-1) == wanted).sum(), after)
+    return Loss(nats, (flat.detach().argmax(-1) == wanted).sum(), after)
+
+
+def count(batch: Window) -> int:
+    """See tasks.Task."""
+    return len(batch.targets) * batch.width
 
 
 @dataclass(frozen=True)
@@ -61,12 +68,17 @@ class HeldText:
     hidden: int
     on: str  # "validation" or "training"
 
-    def score(self, network: LanguageModel, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
-        """See evaluate.Held."""
+    def sums(self, network: LanguageModel, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool], ranks: Ranks) -> Sums:
+        """See evaluate.Held: nats, and right predictions."""
         streams = evaluate.streams_for(len(self.tokens))
-        nats, correct = evaluate.stream_loss(network, self.tokens, streams, precision=precision, stop=stop)
+        found = evaluate.stream_loss(network, self.tokens, streams, precision=precision, stop=stop, ranks=ranks)
+        return (np.array(found, np.float64),)
+
+    def report(self, sums: Sums, tokenizer: Tokenizer) -> Report:
+        """See evaluate.Held."""
+        nats, correct = sums[0].tolist()
         nats += self.hidden * tokenizer.escape_nats
-        return Report(nats, len(self.tokens) - 1, correct, self.characters, self.utf8_bytes, self.hidden)
+        return Report(nats, len(self.tokens) - 1, int(correct), self.characters, self.utf8_bytes, self.hidden)
 
     def sample(self, network: LanguageModel, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
         """See evaluate.Held."""

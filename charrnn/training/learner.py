@@ -2,11 +2,12 @@
 
 A Learner owns the network, its averaged copy, the optimizer, the carried state and the cursor; `advance` makes one
 step, `tensors`/`restore` put all of it into a file and back, so that a resumed run is bit for bit the uninterrupted
-one. A step whose loss or gradient is not finite changes nothing but the place in the text. Knows nothing of files,
-evaluation or when to stop.
+one. A step whose loss or gradient is not finite changes nothing but the place in the text. Where there are several
+ranks, each has its share of a window's streams, and the gradients are summed before they are clipped; where a share does
+not fit into memory, it is taken in smaller parts. Knows nothing of files, evaluation or when to stop.
 
-AdamW: Loshchilov and Hutter (2019). Clipping by the global norm: Pascanu et al. (2013). Averaged weights (EMA):
-Polyak and Juditsky (1992), with a warm-up of the decay so that the first weights are soon forgotten.
+Clipping by the global norm: Pascanu et al. (2013). Averaged weights (EMA): Polyak and Juditsky (1992), with a warm-up of
+the decay so that the first weights are soon forgotten.
 """
 
 from __future__ import annotations
@@ -26,18 +27,20 @@ from torch import Tensor
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharrnnError, CheckpointError
 from charrnn.models.recurrent import initialise
-from charrnn.models.weights import export_weights, import_weights
+from charrnn.models.weights import export_weights
 from charrnn.runs.checkpoint import Tensors
 from charrnn.runs.model import AVERAGE, LARGEST_WEIGHT
 from charrnn.training import device as machine
+from charrnn.training import snapshot
 from charrnn.training.batching import Cursor
-from charrnn.training.loss import Network
-from charrnn.training.muon import Muon
+from charrnn.training.distributed import ALONE, Ranks
+from charrnn.training.gradients import Gradients
+from charrnn.training.optimizers import optimizers_of, rate_share
 from charrnn.training.tasks import TASKS
 
 MOST_SKIPPED = 10
 AVERAGE_EVERY, AVERAGE_ALL = 4, 100  # steps; all of the first, which a short run has no others of
-MOMENTS = {torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum",)}
+ANOTHER_STREAM = 1_000_003  # between the seeds of two ranks
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,28 @@ class Means:
 class Learner:
     """The moving parts of a training run. B streams, T steps, H hidden."""
 
-    def __init__(self, model: ModelConfig, training: TrainingConfig, data: Any, device: torch.device) -> None:
-        """`data` is the training part: tokens (N,) of a text, or Examples."""
+    def __init__(
+        self, model: ModelConfig, training: TrainingConfig, data: Any, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
+        """`data` is the training part: tokens (N,) of a text, or Examples; the whole of it on every rank."""
         self.task = TASKS[model.task]
-        self.model_config, self.training, self.device = model, training, device
+        self.model_config, self.training, self.device, self.ranks = model, training, device, ranks
         self.precision = machine.resolve_precision(training.precision, device)
         torch.manual_seed(training.seed)
         self.network = self.task.build(model, training)
         for stack in self.network.stacks:
             initialise(stack, training.forget_bias, training.recurrent_init == "orthogonal")
         self.network.to(device)
+        ranks.copy(list(self.network.parameters()))
+        if not ranks.first:  # the same weights, but a dropout of its own
+            torch.manual_seed((training.seed + ANOTHER_STREAM * ranks.rank) % 2**63)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        self.optimizers = _optimizers(self.network, training, self.precision)
+        self.optimizers = optimizers_of(self.network, training, self.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.feed = self.task.feed(data, training)
+        self.gradients = Gradients(self.task, self.network, device, self.precision, ranks)
         self.cursor = Cursor()
-        self.state = self.task.begin(self.network, training)
+        self.state = tuple(part[self._share] for part in self.task.begin(self.network, training))
         self.step = 0
         self.asks = device.type == "cpu"  # whether a step was finite; elsewhere the answer would have to be waited for
         self._skips = self._counted()
@@ -94,22 +103,25 @@ class Learner:
         """
         batch, before = self.feed.at(self.cursor), self.state
         self._set_learning_rate()
-        with machine.arithmetic(self.precision, self.device):
-            cost = self.task.loss(self.network, batch, before, self.training, self.device)
-        loss = cost.nats.detach()
-        norm, finite = self._descend(cost.nats / cost.count)
+        cost, self.training = self.gradients.of(batch, before, self.training, self.scaler)
+        norm, finite = self._descend(cost.nats)
         self.cursor = batch.after
         self.step += 1
         if not (self.asks and finite):
-            self._count(finite, loss)
+            self._count(finite, cost.nats)
         if self.asks and not finite:
             self._check_skips()
             return
         self._update_average(finite)
-        count = torch.as_tensor(cost.count, device=self.device)
-        sums = torch.stack([loss, cost.right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
+        count = torch.as_tensor(self.task.count(batch), device=self.device)
+        sums = torch.stack([cost.nats, cost.right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
         self._sums += self._chosen(finite, sums, torch.zeros_like(sums))
-        self.state = tuple(self._chosen(finite, new.detach().float(), old) for new, old in zip(cost.state, before, strict=True))
+        self.state = tuple(self._chosen(finite, machine.wide(new), old) for new, old in zip(cost.state, before, strict=True))
+
+    @property
+    def _share(self) -> slice:
+        """Which of the streams are this rank's."""
+        return self.ranks.share(self.training.batch_size)
 
     def _chosen(self, finite: Tensor, new: Tensor, old: Tensor) -> Tensor:
         """`new` after a step that was finite, else `old`; decided on the device, where it has not been asked."""
@@ -135,15 +147,12 @@ class Learner:
                 group["lr"] = group["peak"] * share
 
     def _descend(self, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Backpropagate, clip, update unless something is not finite; returns the norm before clipping, and whether not."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        """Clip, and update unless something is not finite; returns the norm before clipping, and whether not."""
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
+        finite = torch.isfinite(norm) & torch.isfinite(loss)
         if not (self.asks and not finite):
             if self.training.clip and not (self.asks and norm <= self.training.clip):
                 torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.training.clip, norm)
@@ -199,21 +208,14 @@ class Learner:
     def tensors(self) -> Tensors:
         """All of it as named arrays: current and averaged weights, optimizer, carried state, random generators.
 
-        Raises CharrnnError if something of it is not finite: what is saved, is.
+        Of all ranks: each has to ask, and gets the same. Raises CharrnnError if something of it is not finite: what is
+        saved, is.
         """
-        result: Tensors = {AVERAGE + name: weight for name, weight in export_weights(self.average).items()}
-        for name, weight in export_weights(self.network).items():
-            result[f"current/{name}"] = weight
-        for name, parameter in self.network.named_parameters():
-            for key, value in self._moments(parameter).items():
-                result[f"optimizer/{key}/{name}"] = value.detach().cpu().numpy().copy()
+        result = snapshot.weights_of(self.network, self.average, self.optimizers)
         for index, part in enumerate(self.state):
-            result[f"state/{index}"] = part.detach().cpu().numpy().copy()
+            result[f"state/{index}"] = snapshot.array_of(self.ranks.whole(part, self.training.batch_size))
         result["progress/sums"] = self._sums.cpu().double().numpy().copy()
-        result["random/cpu"] = torch.get_rng_state().numpy().copy()
-        if self.device.type == "cuda":
-            result["random/cuda"] = torch.cuda.get_rng_state(self.device).numpy().copy()
-        return self._all_sound(result)
+        return self._all_sound({**result, **snapshot.randoms_of(self.ranks, self.device)})
 
     def averaged(self) -> Tensors:
         """The averaged weights, by the names of a model file; raises CharrnnError if they are not finite."""
@@ -229,17 +231,6 @@ class Learner:
             if array.dtype.kind == "f" and not -most <= low <= high <= most:
                 raise _diverged(self.step, f"{name} is not finite, or beyond all measure")
         return tensors
-
-    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        """What its optimizer remembers of a weight."""
-        moments: dict[str, Tensor] = self._optimizer_of(parameter).state[parameter]
-        return moments
-
-    def _optimizer_of(self, parameter: Tensor) -> torch.optim.Optimizer:
-        for optimizer in self.optimizers:
-            if any(parameter is one for group in optimizer.param_groups for one in group["params"]):
-                return optimizer
-        raise AssertionError("every weight has an optimizer")
 
     def progress(self) -> dict[str, Any]:
         """What is not a tensor."""
@@ -259,82 +250,22 @@ class Learner:
             raise CheckpointError(f"its training state does not fit: {error}", "Start a new run.") from error
 
     def _check(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
-        """Every tensor must be there, as large and of the type that torch's kernels will take it for: they do not look."""
-        expected = {name: (array.shape, array.dtype) for name, array in self.tensors().items() if name != "random/cuda"}
-        if any(name.startswith("optimizer/") for name in tensors) or progress["step"] > progress["skipped"]:
-            for name, parameter in self.network.named_parameters():
-                for key in MOMENTS[type(self._optimizer_of(parameter))]:
-                    expected[f"optimizer/{key}/{name}"] = (() if key == "step" else tuple(parameter.shape), np.dtype(np.float32))
-        found = {name: (array.shape, array.dtype) for name, array in tensors.items() if not name.startswith("tokenizer.")}
-        found.pop("random/cuda", None)
-        if odd := sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)):
-            raise CheckpointError(f"its training state does not fit: tensor {odd[0][:80]!r}.", "Start a new run.")
-        if bad := [name for name, array in tensors.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]:
-            raise CheckpointError(f"its training state does not fit: {bad[0][:80]!r} holds values that are no numbers.")
+        moved = progress["step"] > progress["skipped"]
+        snapshot.check(tensors, self.tensors(), self.network, self.optimizers, moved)
         if progress["cursor"]["window"] >= self.feed.windows_per_epoch:
             raise CheckpointError("its training state does not fit: its place in the text.", "Start a new run.")
 
     def _restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
-        for network, prefix in ((self.network, "current/"), (self.average, "average/")):
-            import_weights(network, {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
-        for name, parameter in self.network.named_parameters():
-            moments = self._moments(parameter)
-            for key in MOMENTS[type(self._optimizer_of(parameter))]:
-                stored = tensors.get(f"optimizer/{key}/{name}")
-                if stored is not None:
-                    moments[key] = torch.from_numpy(np.array(stored)).to(self.device)
-        self.state = tuple(torch.from_numpy(np.array(tensors[f"state/{i}"])).to(self.device) for i in range(len(self.state)))
+        snapshot.restore_weights(self.network, self.average, self.optimizers, tensors)
+        states = (np.array(tensors[f"state/{index}"][self._share]) for index in range(len(self.state)))
+        self.state = tuple(torch.from_numpy(state).to(self.device) for state in states)
         self._sums = torch.from_numpy(np.array(tensors["progress/sums"])).to(self._sums)
         self.step = int(progress["step"])
         self._skips = self._counted(self.step, int(progress["skipped"]), int(progress["skips"]))
         self.cursor = Cursor(int(progress["cursor"]["epoch"]), int(progress["cursor"]["window"]))
         if progress["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(dict(progress["scaler"]))
-        torch.set_rng_state(torch.from_numpy(np.array(tensors["random/cpu"])))
-        if self.device.type == "cuda" and "random/cuda" in tensors:
-            torch.cuda.set_rng_state(torch.from_numpy(np.array(tensors["random/cuda"])), self.device)
-
-
-def rise(training: TrainingConfig) -> int:
-    """Steps of the warm-up."""
-    return max(1, training.warmup)
-
-
-def rate_share(training: TrainingConfig, step: int) -> float:
-    """The share of the peak rates at step `step` (from 0): a linear rise, then the schedule, to just above zero."""
-    risen = (step + 1) / rise(training)
-    if training.schedule == "trapezoid":  # Zhai et al. (2022); Hagele et al. (2024)
-        return min(1.0, risen, max(0.0, training.steps - step) / max(1.0, training.decay * training.steps))
-    if risen < 1:
-        return risen
-    left = min(1.0, max(0.0, (training.steps - step) / max(1, training.steps - rise(training))))
-    return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[training.schedule]
-
-
-def _optimizers(network: Network, training: TrainingConfig, precision: str) -> list[torch.optim.Optimizer]:
-    """Muon for the recurrent layers' matrices (not for one-hot inputs, which are rows of their own), AdamW for the rest.
-
-    Weight decay pulls on matrices only: a bias has no size to regularise. `peak` is each group's highest rate.
-    """
-    onehot = network.config.embedding == "onehot"
-    stacks = network.stacks if training.optimizer == "muon" else []
-    orthogonal: list[dict[str, Any]] = [{"params": stack.matrices(onehot), "size": stack.hidden_size} for stack in stacks]
-    chosen = [matrix for group in orthogonal for matrix in group["params"]]
-    rest = [weight for weight in network.parameters() if not any(weight is matrix for matrix in chosen)]
-    matrices, vectors = [w for w in rest if w.ndim >= 2], [w for w in rest if w.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    betas, fused = (float(training.beta1), float(training.beta2)), next(network.parameters()).device.type in ("cpu", "cuda")
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)]
-    if chosen:
-        product = torch.bfloat16 if precision == "bf16" else torch.float32
-        optimizers.append(
-            Muon(orthogonal, lr=training.muon_learning_rate, momentum=training.muon_momentum,
-                 weight_decay=training.muon_weight_decay, product=product)
-        )  # fmt: skip
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers
+        snapshot.restore_randoms(self.ranks, self.device, tensors)
 
 
 def _diverged(step: int, what: str) -> CharrnnError:

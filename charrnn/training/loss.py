@@ -14,6 +14,7 @@ from charrnn.models.classifier import Classifier
 from charrnn.models.language import LanguageModel
 from charrnn.models.recurrent import State
 from charrnn.text.tokenizers import PAD
+from charrnn.training.device import wide
 
 Network = LanguageModel | Classifier  # the conditional model, and the encoder with its decoder, are language models, too
 DROPOUTS = ("dropout_embedding", "dropout_layers", "dropout_output")
@@ -21,21 +22,18 @@ DROPOUTS = ("dropout_embedding", "dropout_layers", "dropout_output")
 
 @dataclass(frozen=True)
 class Loss:
-    """Sums over a batch: nats (the graph hangs on it), targets, right predictions; and the state after it."""
+    """Sums over a batch: nats (the graph hangs on it) and right predictions; and the state after it."""
 
     nats: Tensor
-    count: Tensor | int
     right: Tensor
     state: State = ()
 
 
 def of_targets(logits: Tensor, targets: Tensor) -> Loss:
     """The cross entropy of (..., V) logits with the `targets` (...), <pad> among them left out."""
-    flat, wanted = logits.float().reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    flat, wanted = wide(logits).reshape(-1, logits.shape[-1]), targets.reshape(-1)
     nats = functional.cross_entropy(flat, wanted, reduction="sum", ignore_index=PAD)
-    real = wanted != PAD
-    right = ((flat.detach().argmax(-1) == wanted) & real).sum()
-    return Loss(nats, real.sum(), right)
+    return Loss(nats, ((flat.detach().argmax(-1) == wanted) & (wanted != PAD)).sum())
 
 
 def shifted(targets: Tensor, first: int) -> Tensor:

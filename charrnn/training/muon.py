@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from charrnn.training.device import wide
+
 A, B, C = 3.4445, -4.7750, 2.0315
 ROUNDS = 3  # five are no better here and cost two thirds more
 TINY = 1e-7
@@ -71,7 +73,7 @@ def orthogonalise(blocks: Tensor, rounds: int = ROUNDS) -> Tensor:
     """
     turned = blocks.shape[1] > blocks.shape[2]
     x = blocks.mT if turned else blocks
-    x = x / (torch.linalg.vector_norm(x.float(), dim=(1, 2), keepdim=True) + TINY).to(x.dtype)
+    x = x / (torch.linalg.vector_norm(wide(x), dim=(1, 2), keepdim=True) + TINY).to(x.dtype)
     for _ in range(rounds):
         square = torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(square, square, square, beta=B, alpha=C)

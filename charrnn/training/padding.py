@@ -34,6 +34,21 @@ class Padded:
     after: Cursor
     weights: NDArray[np.float32] | None = None  # (B,) what each counts
 
+    @property
+    def width(self) -> int:
+        """B."""
+        return len(self.lengths)
+
+    def part(self, share: slice) -> Padded:
+        """Some of the examples, padded no further than the longest of them."""
+        if share == slice(0, self.width):
+            return self
+        lengths, steps = self.lengths[share], None if self.targets is None else int(_filled(self.targets[:, share]))
+        labels = None if self.labels is None else self.labels[share]
+        weights = None if self.weights is None else self.weights[share]
+        targets = None if self.targets is None else self.targets[:steps, share]
+        return Padded(self.inputs[: lengths.max(), share], lengths, targets, labels, self.indices[share], self.after, weights)
+
 
 @dataclass
 class Batches:
@@ -100,6 +115,11 @@ def padded(examples: Examples, indices: Ints, after: Cursor) -> Padded:
     targets = None if examples.targets is None else filled(examples.targets, indices)[0]
     labels = None if examples.labels is None else examples.labels[indices]
     return Padded(inputs, lengths, targets, labels, indices, after)
+
+
+def _filled(targets: Ints) -> int:
+    """Steps (T, B) up to the last that is no padding."""
+    return int(np.flatnonzero((targets != PAD).any(1))[-1]) + 1
 
 
 def filled(sequences: Ragged, indices: Ints) -> tuple[NDArray[Any], Ints]:

@@ -30,9 +30,15 @@ def seconds_per_step(
     The random generator is left as it was found.
     """
     random = torch.get_rng_state()
-    learner = Learner(model, training, data, device)
-    together, times = TOGETHER.get(device.type, 1), list[float]()
-    began = time.perf_counter()
+    mean = timed(Learner(model, training, data, device), seconds, most)
+    torch.set_rng_state(random)
+    return mean
+
+
+def timed(learner: Learner, seconds: float, most: float = math.inf) -> float:
+    """Mean seconds of a step of `learner`, which makes as many as that takes; see `seconds_per_step`."""
+    device, times = learner.device, list[float]()
+    together, began = TOGETHER.get(device.type, 1), time.perf_counter()
     while len(times) < WARM_STEPS + 3 or (time.perf_counter() - began < seconds and len(times) < MOST_STEPS):
         then = time.perf_counter()
         for _ in range(together):
@@ -42,5 +48,4 @@ def seconds_per_step(
         times.append((time.perf_counter() - then) / together)
         if len(times) > 2 and min(times[-2:]) > most:  # the first is slow anywhere
             break
-    torch.set_rng_state(random)
     return statistics.fmean(times[WARM_STEPS:] or times[-2:])

@@ -18,7 +18,15 @@ from charrnn.training.trainer import Best
 T = TypeVar("T")
 LONGEST = 1e9  # seconds
 MOST = 1 << 62  # what torch's and JSON's whole numbers hold
-LATER = {"asked": [], "extended": False, "deadline": None, "skips": 0, "due": False, "stopped": False}  # not of all versions
+LATER = {
+    "asked": [],
+    "extended": False,
+    "deadline": None,
+    "skips": 0,
+    "due": False,
+    "stopped": False,
+    "ranks": 1,
+}  # not of all versions
 
 
 def saved_progress(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -29,7 +37,7 @@ def saved_progress(metadata: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     kinds = {
         "sources": list, "digest": str, "reading": dict, "units": dict, "training": dict, "step": int, "cursor": dict,
         "skipped": int, "skips": int, "due": bool, "scaler": dict, "best": dict, "metrics_bytes": int, "asked": list,
-        "extended": bool, "stopped": bool,
+        "extended": bool, "stopped": bool, "ranks": int,
     }  # fmt: skip
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
         raise unfit(folder, "it does not say how to go on")

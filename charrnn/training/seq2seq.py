@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,15 +14,16 @@ from charrnn.models.recurrent import State
 from charrnn.models.seq2seq import Seq2seq
 from charrnn.text.distance import edits
 from charrnn.text.examples import Examples, Parts
-from charrnn.text.tokenizers import BOS, Tokenizer
+from charrnn.text.tokenizers import BOS, PAD, Tokenizer
 from charrnn.training import answering
 from charrnn.training import device as machine
 from charrnn.training.alone import begin, feed, report_of, scored
-from charrnn.training.evaluate import Report
+from charrnn.training.distributed import ALONE, Ranks
+from charrnn.training.evaluate import Report, Sums
 from charrnn.training.loss import DROPOUTS, Loss, of_targets, on, shifted
 from charrnn.training.padding import Padded, some
 
-__all__ = ["begin", "build", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
+__all__ = ["begin", "build", "count", "feed", "hold", "loss"]  # of tasks.Task; and what scores a saved model
 
 SHOWN = 4  # pairs of a glance
 ANSWERED = 256  # held-out sources that are answered at an evaluation during training, none of them longer than
@@ -43,6 +44,12 @@ def loss(network: Seq2seq, batch: Padded, state: State, training: TrainingConfig
     return of_targets(logits, targets)
 
 
+def count(batch: Padded) -> int:
+    """See tasks.Task."""
+    assert batch.targets is not None
+    return int((batch.targets != PAD).sum())
+
+
 @dataclass(frozen=True)
 class HeldPairs:
     """The pairs that are scored at an evaluation."""
@@ -51,13 +58,20 @@ class HeldPairs:
     on: str  # "validation" or "training"
     whole: int  # how many there are to score
 
-    def score(self, network: Seq2seq, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool]) -> Report:
-        """See evaluate.Held; some of the sources are answered, greedily."""
-        report = taught(network, self.examples, tokenizer, precision, stop)
+    def sums(self, network: Seq2seq, tokenizer: Tokenizer, precision: str, stop: Callable[[], bool], ranks: Ranks) -> Sums:
+        """See evaluate.Held; some of the sources are answered, greedily: right answers, edits, characters, answers."""
+        costs = costs_of(network, self.examples, precision, stop, ranks)
         few = self._few(ANSWERED)
-        answers = answered(network, few, tokenizer, stop=stop)
-        measures = compared(answers, [target for _, target in few.texts])
-        return replace(report, measures={**measures, "scored": len(few), "held_out": self.whole})
+        few = few.take(np.arange(len(few))[ranks.share(len(few))])
+        answers = answered(network, few, tokenizer, stop=stop) if len(few) else []
+        found = matched(answers, [target for _, target in few.texts])
+        return np.array(costs, np.float64), np.array([*found, len(few)], np.float64)
+
+    def report(self, sums: Sums, tokenizer: Tokenizer) -> Report:
+        """See evaluate.Held."""
+        exact, wrong, characters, number = (int(value) for value in sums[1])
+        measures = {**shares(exact, wrong, characters, number), "scored": number, "held_out": self.whole}
+        return replace(_report(self.examples, tokenizer, sums[0].tolist()), measures=measures)
 
     def sample(self, network: Seq2seq, tokenizer: Tokenizer, start: list[int], seed: int) -> str:
         """See evaluate.Held: some sources with what is answered."""
@@ -72,18 +86,30 @@ class HeldPairs:
         return self.examples.take(short[np.linspace(0, len(short) - 1, number).astype(np.int64)] if number else short)
 
 
-@torch.inference_mode()
 def taught(
     network: Seq2seq, examples: Examples, tokenizer: Tokenizer, precision: str = "fp32", stop: Callable[[], bool] = lambda: False
 ) -> Report:
     """How well each target is predicted with the true tokens before it; raises Abandoned as soon as `stop()`."""
+    return _report(examples, tokenizer, costs_of(network, examples, precision, stop))
+
+
+def _report(examples: Examples, tokenizer: Tokenizer, costs: Sequence[float]) -> Report:
+    nats, targets, right = costs
+    return report_of([target for _, target in examples.texts], tokenizer, nats, int(targets), int(right))
+
+
+@torch.inference_mode()
+def costs_of(
+    network: Seq2seq, examples: Examples, precision: str, stop: Callable[[], bool], ranks: Ranks = ALONE
+) -> tuple[float, int, int]:
+    """Nats, tokens, and how many of them were predicted right; of this rank's share. Raises Abandoned as soon as `stop()`."""
     where = next(network.parameters()).device
-    nats, count, right = 0.0, 0, 0
-    for batch in scored(network, examples, stop):
+    nats, targets, right = 0.0, 0, 0
+    for batch in scored(network, examples, stop, ranks):
         with machine.arithmetic(precision, where):
             cost = loss(network, batch, (), TrainingConfig(), where)
-        nats, count, right = nats + float(cost.nats), count + int(cost.count), right + int(cost.right)
-    return report_of([target for _, target in examples.texts], tokenizer, nats, count, right)
+        nats, targets, right = nats + float(cost.nats), targets + count(batch), right + int(cost.right)
+    return nats, targets, right
 
 
 def answered(
@@ -94,12 +120,21 @@ def answered(
     return [tokenizer.decode(found[0].ids) for found in answering.search(network, sources, width=width, stop=stop)]
 
 
-def compared(answers: list[str], targets: list[str]) -> dict[str, Any]:
-    """The share of answers that are right to the letter, and the edits needed for each character of the targets."""
+def matched(answers: list[str], targets: list[str]) -> tuple[int, int, int]:
+    """How many answers are right to the letter, the edits that all of them need, and the characters of the targets."""
     exact = sum(answer == target for answer, target in zip(answers, targets, strict=True))
     wrong = sum(edits(answer, target) for answer, target in zip(answers, targets, strict=True))
-    characters = sum(map(len, targets))
-    return {"exact_match": exact / max(1, len(targets)), "character_error_rate": wrong / max(1, characters)}
+    return exact, wrong, sum(map(len, targets))
+
+
+def compared(answers: list[str], targets: list[str]) -> dict[str, Any]:
+    """The share of answers that are right to the letter, and the edits needed for each character of the targets."""
+    return shares(*matched(answers, targets), len(answers))
+
+
+def shares(exact: float, wrong: float, characters: float, answers: int) -> dict[str, Any]:
+    """What `matched` found, as shares."""
+    return {"exact_match": exact / max(1, answers), "character_error_rate": wrong / max(1, characters)}
 
 
 def hold(data: Parts, training: TrainingConfig) -> HeldPairs:

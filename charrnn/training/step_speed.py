@@ -29,12 +29,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig, TrainingConfig, check
+from charrnn.errors import CharrnnError
 from charrnn.training import device as machine
 from charrnn.training import speed
+from charrnn.training.learner import Learner
 from charrnn.training.muon import ROUNDS
-from charrnn.training.probe import seconds_per_step
+from charrnn.training.probe import timed
 from charrnn.weights import state_arrays, weight_shapes
 
 VOCABULARY = 69  # tinyshakespeare's 65 characters and the four reserved tokens
@@ -166,15 +169,22 @@ def _measured(model: ModelConfig, training: TrainingConfig, where: torch.device)
     if where.type == "cuda":
         torch.cuda.reset_peak_memory_stats(where)
     try:
-        seconds = seconds_per_step(model, training, tokens, where, LOOK)
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        seconds = _seconds(model, training, tokens, where)
+    except (RuntimeError, MemoryError, CharrnnError) as error:
+        if not machine.out_of_memory(error) and "not enough memory" not in str(error):  # the latter: not for one stream
             raise
         return None, None
     finally:
         if where.type == "cuda":  # what another process, or the next row, may need
             torch.cuda.empty_cache()
-    return seconds, machine.memory_bytes(where) if where.type == "cuda" else None
+    return seconds, machine.memory_bytes(where) if where.type == "cuda" and seconds is not None else None
+
+
+def _seconds(model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any], where: torch.device) -> float | None:
+    """Seconds of a step; None where it went in parts, because all streams at once did not fit."""
+    learner = Learner(model, training, tokens, where)
+    seconds = timed(learner, LOOK)
+    return None if learner.training.micro_batch else seconds
 
 
 def _arithmetic_seconds(model: ModelConfig, training: TrainingConfig, rates: Rates) -> float:

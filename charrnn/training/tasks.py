@@ -1,6 +1,6 @@
 """The four shapes as the trainer sees them: what each adds to the one loop. A new shape is one file and one line here.
 
-A task is a module with `build`, `feed`, `begin`, `loss` and `hold`. Losses travel as a sum and a count, and are divided
+A task is a module with `build`, `feed`, `begin`, `count`, `loss` and `hold`. Losses travel as a sum and a count, and are divided
 once. Knows nothing of files or of when to stop.
 """
 
@@ -30,6 +30,9 @@ class Task(Protocol):
 
     def begin(self, network: Any, training: TrainingConfig) -> State:
         """What is carried from one window to the next, before the first; nothing, where examples stand alone."""
+
+    def count(self, batch: Any) -> int:
+        """Over how many targets the loss of a batch is a sum."""
 
     def loss(self, network: Any, batch: Any, state: State, training: TrainingConfig, device: torch.device) -> Loss:
         """What one batch costs."""

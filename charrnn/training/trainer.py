@@ -3,7 +3,7 @@
 Knows neither where the text came from nor who listens. What is written: metrics.jsonl as it goes; model.safetensors
 whenever the averaged weights score best; last.safetensors after it, at every evaluation, at least once a minute, and
 when asked to stop. The clock decides at most how many steps there are (deadline.py): given their number, a run repeats
-exactly.
+exactly. Of several ranks all do the same at the same step; the first writes, draws, and looks at the clock for all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from charrnn.training import device as machine
 from charrnn.training import evaluate
 from charrnn.training.deadline import Deadline
 from charrnn.training.evaluate import Held, Report
-from charrnn.training.events import Evaluated, Event, Finished, Sampled, Saved, Step
+from charrnn.training.events import Adjusted, Evaluated, Event, Finished, Sampled, Saved, Step
 from charrnn.training.learner import Learner
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -62,6 +62,8 @@ class Run:
     stopped: bool = False  # whether the evaluation of it ended the run early
     best: Best = field(default_factory=Best)
     _saved_at: float = 0.0
+    _stopping: bool = False  # whether somebody asked to, on any rank
+    _saving: bool = False  # whether it is time to
     _means_at: tuple[float, int] = (0.0, 0)
     _evaluation_seconds: float = 0.0  # of the last one
 
@@ -79,9 +81,9 @@ class Run:
                 if self.stopped:
                     reason = "early stop"
                     break
-            elif time.monotonic() - self._saved_at > SECONDS_BETWEEN_SAVES:
+            elif self._saving:
                 yield self._save_last()
-            if (self.due or learner.step < learner.training.steps) and self.stop():
+            if (self.due or learner.step < learner.training.steps) and self._stopping:
                 reason = "interrupted"
                 yield self._save_last()
                 break
@@ -89,9 +91,13 @@ class Run:
 
     def _advance(self, every: int) -> Iterator[Event]:
         """One step, and word of it where `every` so many are told of."""
-        learner = self.learner
+        learner, micro_batch = self.learner, self.learner.training.micro_batch
         learner.advance()
         self._keep_time()
+        self._agree()
+        if learner.training.micro_batch != micro_batch:
+            self.about["provenance"]["settings"]["micro_batch"] = learner.training.micro_batch
+            yield Adjusted(learner.step, f"memory is short: {learner.training.micro_batch:,} streams at a time, same gradient")
         last = learner.step == learner.training.steps
         self.due = last or learner.step % learner.training.eval_every == 0
         if last or learner.step % every == 0:
@@ -99,9 +105,18 @@ class Run:
 
     def _keep_time(self) -> None:
         """Settle how many steps there is time for, where time is the bound."""
-        if self.deadline is not None:
-            learner = self.learner
+        learner = self.learner
+        if self.deadline is not None and learner.ranks.first:
             learner.training = self.deadline.settle(learner.training, learner.step, self._evaluation_seconds)
+
+    def _agree(self) -> None:
+        """What all ranks do next: stop if one was asked to; by the clock of the first, save, and make so many steps."""
+        learner, now = self.learner, time.monotonic()
+        by_clock = [float(now - self._saved_at > SECONDS_BETWEEN_SAVES), float(learner.training.steps)]
+        stops, saves, steps = learner.ranks.agree([float(self.stop()), *(by_clock if learner.ranks.first else (0.0, 0.0))])
+        self._stopping, self._saving = stops > 0, saves > 0
+        if self.deadline is not None:
+            learner.training = replace(learner.training, steps=int(steps))
             self.about["provenance"]["settings"]["steps"] = learner.training.steps
 
     def _out_of_patience(self) -> bool:
@@ -140,9 +155,9 @@ class Run:
         """Score the averaged weights and save; nothing if it is to stop before the score is known: then it stays due."""
         began, learner = time.monotonic(), self.learner
         learner.check_finite()
-        try:
-            report = self.held.score(learner.average, self.tokenizer, learner.precision, self.stop)
-        except evaluate.Abandoned:
+        report = evaluate.scored(self.held, learner.average, self.tokenizer, learner.precision, self.stop, learner.ranks)
+        if report is None:
+            self._stopping = True
             return
         self.due = False
         better = report.loss < self.best.loss
@@ -160,7 +175,10 @@ class Run:
         if better:
             yield self._save_model(report)
         yield self._save_last()
-        yield Sampled(learner.step, self.held.sample(learner.average, self.tokenizer, self.about["start"], learner.training.seed))
+        if learner.ranks.first:
+            text = self.held.sample(learner.average, self.tokenizer, self.about["start"], learner.training.seed)
+            yield Sampled(learner.step, text)
+        self._agree()
         self._means_at = (time.monotonic(), self.learner.step)  # an evaluation is not a slow step
         self._evaluation_seconds = time.monotonic() - began
 
@@ -172,12 +190,16 @@ class Run:
         self.about["provenance"]["scores"] = scores
         path = self.folder / runs.MODEL_FILE
         about = {**self.about, "saved": round(time.time())}
-        runs.save(path, self.learner.model_config, self.tokenizer, self.learner.averaged(), about)
+        if self.learner.ranks.first:
+            runs.save(path, self.learner.model_config, self.tokenizer, self.learner.averaged(), about)
         return Saved(self.learner.step, path)
 
     def _save_last(self) -> Saved:
         """Everything needed to go on exactly, in one file."""
-        path, metrics = self.folder / runs.LAST_FILE, self.folder / METRICS_FILE
+        path, metrics, tensors = self.folder / runs.LAST_FILE, self.folder / METRICS_FILE, self.learner.tensors()
+        self._saved_at = time.monotonic()
+        if not self.learner.ranks.first:
+            return Saved(self.learner.step, path)
         durable.sync(metrics)  # its length is about to be saved
         metadata = runs.describe(self.learner.model_config, self.tokenizer, {**self.about, "saved": round(time.time())})
         best = {key: value for key, value in asdict(self.best).items() if math.isfinite(value)}
@@ -185,9 +207,9 @@ class Run:
             **self.resume, **self.learner.progress(), "best": best, "training": asdict(self.learner.training),
             "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
             "deadline": self.deadline.as_json() if self.deadline else None, "asked": sorted(self.asked),
-            "extended": self.extended, "due": self.due, "stopped": self.stopped,
+            "extended": self.extended, "due": self.due, "stopped": self.stopped, "ranks": self.learner.ranks.count,
         }  # fmt: skip
-        checkpoint.write(path, metadata, {**self.learner.tensors(), **self.tokenizer.tensors()})
+        checkpoint.write(path, metadata, {**tensors, **self.tokenizer.tensors()})
         self._saved_at = time.monotonic()
         return Saved(self.learner.step, path)
 
@@ -202,7 +224,7 @@ class Run:
     def _restate(self) -> None:
         """Let the saved model name the steps of the run as they became, where the clock has settled them after its save."""
         path = self.folder / runs.MODEL_FILE
-        if not path.is_file():
+        if not path.is_file() or not self.learner.ranks.first:
             return
         model = runs.load(path)
         settings = model.provenance.get("settings")
@@ -214,6 +236,8 @@ class Run:
 
     def _log(self, event: Step | Evaluated) -> Step | Evaluated:
         """Append the event to metrics.jsonl; numbers JSON has no word for become null."""
+        if not self.learner.ranks.first:
+            return event
         values = {key: _jsonable(value) for key, value in asdict(event).items()}
         line = json.dumps({"event": type(event).__name__.lower(), **values})
         durable.append_line(self.folder / METRICS_FILE, line)
