@@ -128,7 +128,7 @@ def _model(wanted: Wanted, layers: int, hidden: int) -> ModelConfig:
 
 
 def _product(precision: str) -> str:
-    """The precision in which Muon multiplies, by that of the network (learner.py)."""
+    """The precision in which Muon multiplies, by that of the network (optimizers.py)."""
     return "bf16" if precision == "bf16" else "fp32"
 
 
