@@ -25,7 +25,7 @@ import charrnn.cli.prompt
 import charrnn.cli.sessions
 import charrnn.cli.writing
 import charrnn.decoding.session  # noqa: F401  # what the children need is imported here, once
-from charrnn.cli import bench, options
+from charrnn.cli import options, speeds
 from charrnn.cli.commands import charrnn as group
 from charrnn.runs import model as models
 from charrnn.runs.metrics import METRICS_FILE
@@ -76,6 +76,7 @@ TORCH = {  # these load it, so they run once, and all of them only in the soak
     ("classify", "tell", "-", "--threads", "1", "--json"): True,
     ("eval", "odes", "odes.tsv", "--threads", "1"): True,
     ("bench", "sample", "--shape", "1x8", "--rounds", "1"): True,
+    ("bench", "speed", "--shape", "1x8", "--batch-size", "2", "--precision", "fp32", "--threads", "1"): True,
     ("eval", "pairs", "pairs.tsv", "--threads", "1"): True,
     ("translate", "pairs", "the", "boat"): True,
     ("translate", "pairs", "-"): True,
@@ -268,7 +269,7 @@ WRONG_IN_A_FILE = (
     "true", '"text"', '""', DIGITS,
 )  # fmt: skip
 TEXTS = (click.types.StringParamType, click.types.BoolParamType, click.Choice, click.Path, click.types.UnprocessedParamType)
-NUMBERS = (options.LengthType, bench.ShapeType, click.types.IntParamType, click.types.FloatParamType)
+NUMBERS = (options.LengthType, speeds.ShapeType, click.types.IntParamType, click.types.FloatParamType)
 
 
 def numeric(option: click.Parameter) -> bool:
@@ -322,7 +323,7 @@ def test_what_is_in_order_would_be_carried_out(parsed: Run) -> None:
     """The control of the test above: a good value of the same options, given in the same way, is not refused."""
     for path, option in NUMERIC:
         whole = isinstance(option.type, options.LengthType) or isinstance(getattr(option.type, "item", option).default, int)
-        good = "1x1" if isinstance(option.type, bench.ShapeType) else "2" if whole else "0.5"
+        good = "1x1" if isinstance(option.type, speeds.ShapeType) else "2" if whole else "0.5"
         assert parsed(*words(path, f"{option.opts[0]}={good}")).code == 0, option.opts
 
 

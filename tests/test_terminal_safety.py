@@ -25,7 +25,7 @@ from terminal import TAB, Terminal
 from test_console import acts_on_a_terminal
 from test_panel import started
 
-from charrnn.cli import bench, confusion, console, heat, loading, main, prompt, sample, sessions
+from charrnn.cli import bench, confusion, console, heat, loading, main, prompt, sample, sessions, speeds
 from charrnn.cli import classify as tellers
 from charrnn.cli import conclusion as finale
 from charrnn.cli.helper import SessionHelper
@@ -36,6 +36,7 @@ from charrnn.decoding import events
 from charrnn.decoding.session import Session
 from charrnn.runs import model as models
 from charrnn.runs import registry
+from charrnn.training import step_speed
 from charrnn.training.events import Finished, Sampled
 
 SOAK = 10_000  # strings through each place
@@ -153,6 +154,9 @@ def editor(text: str) -> None:
 def bench_tables(text: str) -> None:
     bench._show([], [], text)
     bench._show_decoding([], SimpleNamespace(processor=text, torch=text))  # type: ignore[arg-type]
+    for device in ("cpu", "cuda"):
+        row = step_speed.Row("lstm", 1, 8, 4, 2, 6, "fp32", device, 1, 1.0, 1.0, failed="out of memory")
+        speeds.show([row], SimpleNamespace(processor=text, accelerator=text, torch=text))  # type: ignore[arg-type]
 
 
 def model_of(text: str) -> models.Model:

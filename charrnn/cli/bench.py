@@ -15,14 +15,15 @@ import click
 import rich_click
 
 from charrnn import config
-from charrnn.cli import console, options
+from charrnn.cli import console, options, speeds
 from charrnn.config import TrainingConfig
-from charrnn.errors import CharrnnError, CorpusError, UsageError
+from charrnn.errors import CharrnnError, CorpusError
 
 if TYPE_CHECKING:
     from charrnn.training import decoding_speed
     from charrnn.training.bench import Begun, Medians, Row, Text
     from charrnn.training.speed import Machine
+    from charrnn.training.step_speed import Row as StepRow
 
 COLUMNS = (
     "minutes", "wall-clock", "seed", "size", "steps", "tokens/s", "GFLOP/s", "share", "overhead", "stream", "cold256",
@@ -63,10 +64,14 @@ def bench(context: click.Context) -> None:
 
     \b
     charrnn bench train my.txt --minutes 2 --seeds 3
+    charrnn bench speed
     charrnn bench sample
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+bench.add_command(speeds.speed)
 
 
 @bench.command()
@@ -83,13 +88,18 @@ def bench(context: click.Context) -> None:
             "--keep", type=options.PathType(path_type=Path, file_okay=False), metavar="FOLDER",
             help="Keep the runs there (5min-seed1, ...); otherwise they are removed.",
         ),
+        rich_click.option(
+            "--speeds/--no-speeds", "timed", default=None, show_default="with --device cuda",
+            help="First the table of `charrnn bench speed`: what a step costs, by shape, precision and batch.",
+        ),
         options.json_option("One JSON object with the machine, the text and all rows."),
         *options.settings(TrainingConfig, "Machine", only=("device", "threads")),
     ]
 )  # fmt: skip
 def train(
-    text: str, minutes: tuple[float, ...], seeds: int, plain: bool, keep: Path | None, as_json: bool, **values: Any
-) -> None:
+    text: str, minutes: tuple[float, ...], seeds: int, plain: bool, keep: Path | None, timed: bool | None, as_json: bool,
+    **values: Any,
+) -> None:  # fmt: skip
     """Train on the file TEXT, score the whole validation part, and measure the speed: one row for each run.
 
     Each run is a `charrnn train TEXT` in a process of its own, with no other settings than those named here: neither
@@ -97,6 +107,7 @@ def train(
 
         charrnn bench train my.txt
         charrnn bench train my.txt --minutes 0.5 --minutes 5 --seeds 3 --plain
+        charrnn bench train my.txt --device cuda
         charrnn bench train my.txt --json > results.json
     """
     if not Path(text).is_file():
@@ -107,11 +118,18 @@ def train(
     about, where = measuring.this_text(text), speed.this_machine()
     wanted = measuring.trials(minutes or (5.0,), seeds, plain)
     rows: list[Row] = []
+    steps: list[StepRow] = []
+    if timed if timed is not None else values["device"] == "cuda":
+        steps = speeds.measured(where, as_json, **options.asked(values, TrainingConfig))
+        if not as_json:
+            speeds.show(steps, where)
 
     def show() -> None:
         if as_json:
+            record = measuring.record(where, about, rows, len(wanted))
+            record |= {"speeds": [asdict(row) for row in steps]} if steps else {}
             with console.Output() as out:
-                out.write(json.dumps(measuring.record(where, about, rows, len(wanted)), ensure_ascii=False) + "\n")
+                out.write(json.dumps(record, ensure_ascii=False) + "\n")
         else:
             _show(rows, measuring.medians(rows), _facts(where, about, rows))
 
@@ -191,30 +209,10 @@ class DecodingConfig:
     cell: str = config.setting("lstm", "Recurrent cell.", choices=["lstm", "gru", "rnn"])
 
 
-class ShapeType(click.ParamType):  # type: ignore[type-arg]
-    """Layers and hidden size, 1x256."""
-
-    name = "LxH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """(layers, hidden size); raises UsageError."""
-        layers, sign, hidden = str(value).partition("x")
-        try:
-            shape = int(layers), int(hidden)
-        except ValueError:
-            shape = 0, 0
-        if not sign or not 1 <= shape[0] <= 64 or not 1 <= shape[1] <= 8192:
-            raise UsageError(f"--shape is {str(value)[:40]!r}; expected layers x hidden size.", "Give --shape 1x256.")
-        return shape
-
-
 @bench.command()
 @options.apply(
     [
-        rich_click.option(
-            "--shape", "shapes", type=ShapeType(), multiple=True, metavar="LxH", show_default="1x128, 1x256, 1x512 and 2x512",
-            help="Layers and hidden size; may be given several times.",
-        ),
+        speeds.shape_option("1x128, 1x256, 1x512 and 2x512"),
         *options.settings(DecodingConfig, "Options"),
         options.json_option("One JSON object with the machine and all rows."),
     ]

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -54,10 +54,15 @@ def resolve(device: str) -> torch.device:
     """auto is cuda if there is one, else cpu; mps only when asked for (its LSTM is slower, in some versions wrong)."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[device]:
+    if not is_there(device):
         raise UsageError(f"--device {device}: there is none on this machine.", "Use --device cpu, or leave the option out.")
     return torch.device(device)
+
+
+def is_there(device: str) -> bool:
+    """Whether this machine has such a device."""
+    looks: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    return device not in looks or looks[device]()
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

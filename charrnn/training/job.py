@@ -32,6 +32,7 @@ from charrnn.training import index, planning, recipe, together
 from charrnn.training.base import Base
 from charrnn.training.deadline import FLAT, Deadline
 from charrnn.training.distributed import Ranks, joined
+from charrnn.training.elsewhere import here
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.learner import Learner
 from charrnn.training.material import Material, check_validation, part, read, read_again
@@ -128,6 +129,8 @@ def resume(
 ) -> Generator[Event, None, None]:
     """Go on with a run exactly where its last save stands; only a longer bound may be given.
 
+    Where its device is not there, it goes on on one that is, and says so.
+
     Raises CheckpointError (nothing to resume), CorpusError (the text is gone or has changed), UsageError.
     """
     started_at, bound = time.monotonic() if started_at is None else started_at, bound or Bound()
@@ -136,10 +139,11 @@ def resume(
         ranks.together(lambda: _own(path, folder, owning) if ranks.first else None)
         content = _read_last(folder, ranks)
         model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
-        training = saved_config(TrainingConfig, saved["training"], folder)
+        training, moved = here(saved_config(TrainingConfig, saved["training"], folder))
         device, material = ranks.together(lambda: _again(corpus, saved, model, training, ranks))
         training = together.settled(ranks, lambda: _longer(training, saved, bound, model.config, material, device, started_at))
         run = _resumed_run(folder, content, saved, model, training, material, device, started_at, stop, ranks)
+        run.extended = run.extended or bool(moved)
         lost: tuple[str, ...] = ()
         if ranks.first:
             index.renew(folder, material, training.val_fraction)
@@ -148,7 +152,7 @@ def resume(
         lost += together.other_ranks(ranks, saved["ranks"])
         if not bound.given:
             run.deadline = Deadline.from_json(saved["deadline"])
-        yield from _events(run, material, (f"resumed at step {run.learner.step:,} of {training.steps:,}", *lost))
+        yield from _events(run, material, (f"resumed at step {run.learner.step:,} of {training.steps:,}", *moved, *lost))
 
 
 def _own(path: Path, folder: Path, owning: contextlib.ExitStack) -> None:
