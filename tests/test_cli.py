@@ -459,9 +459,9 @@ def test_the_panel_only_where_it_can_be_drawn(
     stream = Terminal()
     stream.encoding = encoding  # type: ignore[misc]
     monkeypatch.setattr("sys.stderr", stream)
-    assert type(_listener()).__name__ == kind
+    assert type(_listener(quiet=False)).__name__ == kind
     monkeypatch.setattr("sys.stderr", io.StringIO())
-    assert type(_listener()).__name__ == "Lines"
+    assert type(_listener(quiet=False)).__name__ == "Lines"
 
 
 # --- the process and its streams

@@ -60,8 +60,8 @@ class Feed(Protocol[B]):
 class Window:
     """Inputs and targets (T, B), the streams that start from a zero state (B,), and where to go on."""
 
-    inputs: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    inputs: NDArray[np.int64] | Any  # or tensors, where the text lies on a GPU
+    targets: NDArray[np.int64] | Any
     reset: NDArray[np.bool_]
     after: Cursor
 

@@ -6,11 +6,8 @@ The one place that knows the whole order of things. Yields the trainer's events 
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
-import shlex
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import charrnn
 from charrnn import durable
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CheckpointError, UsageError
@@ -26,14 +22,13 @@ from charrnn.runs import checkpoint, registry
 from charrnn.runs import model as runs
 from charrnn.text.corpus import TokenData
 from charrnn.text.tokenizers import EOS
-from charrnn.training import base as bases
+from charrnn.training import account, index, planning, together
 from charrnn.training import device as machine
-from charrnn.training import index, planning, recipe, together
 from charrnn.training.base import Base
 from charrnn.training.deadline import FLAT, Deadline
 from charrnn.training.distributed import Ranks, joined
 from charrnn.training.elsewhere import here
-from charrnn.training.events import Event, Finished, Started
+from charrnn.training.events import Event
 from charrnn.training.learner import Learner
 from charrnn.training.material import Material, check_validation, part, read, read_again
 from charrnn.training.probe import seconds_per_step
@@ -80,7 +75,7 @@ def run(
                 run.asked = frozenset(asked)
                 if plan.minutes is not None and plan.training.schedule in FLAT:
                     run.deadline = Deadline(began=time.monotonic(), ends=started_at + 60 * plan.minutes, most=plan.most_steps)
-                yield from _events(run, material, (*notes, *more, *plan.notes))
+                yield from account.events(run, material, (*notes, *more, *plan.notes))
         finally:
             if ranks.first:
                 _remove_if_unused(folder)
@@ -138,8 +133,8 @@ def resume(
     with joined() as ranks, contextlib.ExitStack() as owning:
         ranks.together(lambda: _own(path, folder, owning) if ranks.first else None)
         content = _read_last(folder, ranks)
-        model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
-        training, moved = here(saved_config(TrainingConfig, saved["training"], folder))
+        model, saved, training = ranks.together(lambda: _understood(content, folder))
+        training, moved = here(training)
         device, material = ranks.together(lambda: _again(corpus, saved, model, training, ranks))
         training = together.settled(ranks, lambda: _longer(training, saved, bound, model.config, material, device, started_at))
         run = _resumed_run(folder, content, saved, model, training, material, device, started_at, stop, ranks)
@@ -152,7 +147,7 @@ def resume(
         lost += together.other_ranks(ranks, saved["ranks"])
         if not bound.given:
             run.deadline = Deadline.from_json(saved["deadline"])
-        yield from _events(run, material, (f"resumed at step {run.learner.step:,} of {training.steps:,}", *moved, *lost))
+        yield from account.events(run, material, (f"resumed at step {run.learner.step:,} of {training.steps:,}", *moved, *lost))
 
 
 def _own(path: Path, folder: Path, owning: contextlib.ExitStack) -> None:
@@ -164,6 +159,12 @@ def _own(path: Path, folder: Path, owning: contextlib.ExitStack) -> None:
     _check_files(folder)
     owning.enter_context(durable.locked(folder / runs.LOCK_FILE))
     durable.sweep(folder)
+
+
+def _understood(content: checkpoint.Checkpoint, folder: Path) -> tuple[runs.Model, dict[str, Any], TrainingConfig]:
+    """The model of a last save, how it says to go on, and its settings; raises CheckpointError."""
+    model, saved = runs.from_checkpoint(content, folder / runs.LAST_FILE), saved_progress(content.metadata, folder)
+    return model, saved, saved_config(TrainingConfig, saved["training"], folder)
 
 
 def _again(
@@ -192,7 +193,7 @@ def _resumed_run(
     except CheckpointError as error:
         raise unfit(folder, error.message.rstrip(".")) from error
     about = {"name": model.name, "start": list(model.start), "provenance": model.provenance, "labels": list(model.labels)}
-    held, facts = learner.task.hold(material.data, training), {**_resume_facts(material), "init_from": saved["init_from"]}
+    held, facts = learner.task.hold(material.data, training), {**account.resume_facts(material), "init_from": saved["init_from"]}
     run = Run(learner, model.tokenizer, held, folder, about, facts, started_at, stop)
     run.best, run.asked, run.due = Best(**saved["best"]), frozenset(saved["asked"]), saved["due"]
     run.extended = saved["extended"] or training.steps != saved["training"]["steps"]
@@ -245,8 +246,13 @@ def _new_run(
 ) -> Run:
     learner = Learner(plan.model, plan.training, material.data.train, device, ranks)
     start = start_of(material.data, material.tokenizer) if isinstance(material.data, TokenData) else [EOS]
-    about = {"name": folder.name, "start": start, "provenance": _provenance(material, plan), "labels": list(material.labels)}
-    held, facts = learner.task.hold(material.data, plan.training), _resume_facts(material)
+    about = {
+        "name": folder.name,
+        "start": start,
+        "provenance": account.provenance(material, plan),
+        "labels": list(material.labels),
+    }
+    held, facts = learner.task.hold(material.data, plan.training), account.resume_facts(material)
     return Run(learner, material.tokenizer, held, folder, about, facts, started_at, stop)
 
 
@@ -255,34 +261,6 @@ def _begin_with(base: Base, run: Run, material: Material) -> None:
     run.learner.start_from(base.weights(material))
     run.about["provenance"]["from"] = base.origin(material)
     run.resume["init_from"], run.due = base.typed, True
-
-
-def _provenance(material: Material, plan: Plan) -> dict[str, Any]:
-    """What a run says of itself; names without folders, nothing of the machine's user."""
-    survey, data = material.survey, material.data
-    if isinstance(data, TokenData):
-        split = {"train_characters": data.train_characters, "val_characters": data.val_characters}
-    else:
-        split = {"train_examples": len(data.train), "val_examples": len(data.val)}
-    versions = {"charrnn": charrnn.__version__, "torch": torch.__version__, "numpy": np.__version__}
-    return {
-        "corpus": {"names": list(survey.names)[:20], "digest": survey.digest, "characters": survey.characters,
-                   "documents": survey.documents},
-        "split": split,
-        "settings": {**asdict(material.reading), "tokenizer": asdict(material.units), **asdict(plan.training)},
-        "versions": {**versions, "python": platform.python_version()},
-    }  # fmt: skip
-
-
-def _resume_facts(material: Material) -> dict[str, Any]:
-    """What only last.safetensors holds: it stays on this machine, so it may say where the text lies."""
-    where = [item if item == "-" else os.path.abspath(item) for item in material.corpus]
-    return {
-        "sources": where,
-        "digest": material.survey.digest,
-        "reading": asdict(material.reading),
-        "units": asdict(material.units),
-    }
 
 
 def _longer(
@@ -323,36 +301,6 @@ def _fits(material: Material, model: runs.Model, training: TrainingConfig) -> bo
         return training.batch_size * training.window < len(data.train)
     wide = data.train.inputs.values.shape[1:] == ((model.config.features,) if model.config.input == "rows" else ())
     return 0 < training.batch_size <= len(data.train) and data.names == model.labels and wide
-
-
-def _started(run: Run, material: Material, notes: tuple[str, ...], command: str) -> Started:
-    learner, facts = run.learner, planning.facts_of(material)
-    settings = {**asdict(learner.model_config), **asdict(learner.training), "tokenizer": material.tokenizer.kind}
-    return Started(
-        run.folder.name, run.folder, settings, recipe.parameters(learner.model_config), material.survey.characters,
-        material.tokenizer.vocab_size, facts.train_tokens, facts.val_tokens, learner.training.steps,
-        learner.step, learner.training.device, command, notes, run.deadline is not None and not run.deadline.settled,
-        material.described(),
-    )  # fmt: skip
-
-
-def _command(run: Run, material: Material) -> str:
-    """The command that repeats this run exactly; none does where the bound was changed on the way."""
-    if run.extended:
-        return ""
-    model, training = run.learner.model_config, run.learner.training
-    origin = str(run.resume.get("init_from", ""))
-    without = bases.DECIDED if origin else ()
-    said = together.launcher(run.learner.ranks)
-    said += recipe.command(material.corpus, material.reading, material.units, model, training, run.asked, without)
-    return f"{said} --init-from {shlex.quote(origin)}" if origin else said
-
-
-def _events(run: Run, material: Material, notes: tuple[str, ...]) -> Iterator[Event]:
-    """The events of a run, the last one again with the command: only then the number of steps is known for certain."""
-    yield _started(run, material, notes, _command(run, material))
-    for event in run.events():
-        yield replace(event, command=_command(run, material)) if isinstance(event, Finished) else event
 
 
 def _remove_if_unused(folder: Path) -> None:

@@ -118,5 +118,5 @@ def restarted(state: tuple[Tensor, ...], reset: NDArray[np.bool_], device: torch
     """A carried state with the marked streams back at zero (they learn to start cold, as a prompt does)."""
     if not reset.any():
         return state
-    keep = torch.from_numpy(~reset).to(device).unsqueeze(1)
+    keep = on(device, ~reset).unsqueeze(1)
     return tuple(torch.where(keep, part, torch.zeros_like(part)) for part in state)

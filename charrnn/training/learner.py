@@ -32,7 +32,7 @@ from charrnn.models.weights import export_weights, import_weights
 from charrnn.runs.checkpoint import Tensors
 from charrnn.runs.model import AVERAGE, LARGEST_WEIGHT
 from charrnn.training import device as machine
-from charrnn.training import snapshot
+from charrnn.training import resident, snapshot
 from charrnn.training.batching import Cursor
 from charrnn.training.distributed import ALONE, Ranks
 from charrnn.training.gradients import Gradients
@@ -73,9 +73,12 @@ class Learner:
         if not ranks.first:  # the same weights, but a dropout of its own
             torch.manual_seed((training.seed + ANOTHER_STREAM * ranks.rank) % 2**63)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        for part in (*self.network.modules(), *self.average.modules()):
+            if isinstance(part, torch.nn.RNNBase):
+                part.flatten_parameters()  # for cuDNN, which otherwise copies the weights together at each call
         self.optimizers = optimizers_of(self.network, training, self.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
-        self.feed = self.task.feed(data, training)
+        self.feed = resident.kept_on(device, self.task.feed(data, training))
         self.gradients = Gradients(self.task, self.network, device, self.precision, ranks)
         self.cursor = Cursor()
         self.state = tuple(part[self._share] for part in self.task.begin(self.network, training))
@@ -114,7 +117,7 @@ class Learner:
             self._check_skips()
             return
         self._update_average(finite)
-        count = torch.as_tensor(self.task.count(batch), device=self.device)
+        count = torch.full((), self.task.count(batch), device=self.device)
         sums = torch.stack([cost.nats, cost.right, count, norm, torch.ones_like(norm)]).to(self._sums.dtype)
         self._sums += self._chosen(finite, sums, torch.zeros_like(sums))
         self.state = tuple(self._chosen(finite, wide(new), old) for new, old in zip(cost.state, before, strict=True))
@@ -246,6 +249,7 @@ class Learner:
         """Begin with weights that are named and shaped as a file has them, instead of chance."""
         import_weights(self.network, weights)
         import_weights(self.average, weights)
+        self.ranks.copy([*self.network.parameters(), *self.average.parameters()])
 
     def restore(self, tensors: Mapping[str, NDArray[Any]], progress: Mapping[str, Any]) -> None:
         """Take up what `tensors` and `progress` gave; raises CheckpointError if something is missing or misshapen."""

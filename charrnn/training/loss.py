@@ -41,6 +41,12 @@ def shifted(targets: Tensor, first: int) -> Tensor:
     return torch.cat([torch.full_like(targets[:1], first), targets[:-1]])
 
 
-def on(device: torch.device, array: NDArray[Any]) -> Tensor:
-    """An array as a tensor where the network is."""
-    return torch.from_numpy(array).to(device)
+def on(device: torch.device, array: NDArray[Any] | Tensor) -> Tensor:
+    """An array as a tensor where the network is; a tensor that is there as it is.
+
+    To a GPU it goes by way of memory that the GPU reads by itself, so that nothing waits for its arrival.
+    """
+    if isinstance(array, Tensor):
+        return array
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

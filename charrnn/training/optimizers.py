@@ -46,7 +46,8 @@ def optimizers_of(network: Network, training: TrainingConfig, precision: str) ->
     betas, fused = (float(training.beta1), float(training.beta2)), next(network.parameters()).device.type in ("cpu", "cuda")
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)]
     if chosen:
-        product = torch.bfloat16 if precision == "bf16" else next(network.parameters()).dtype
+        short = precision == "bf16" or (precision == "fp16" and torch.cuda.is_bf16_supported(including_emulation=False))
+        product = torch.bfloat16 if short else next(network.parameters()).dtype
         optimizers.append(
             Muon(orthogonal, lr=training.muon_learning_rate, momentum=training.muon_momentum,
                  weight_decay=training.muon_weight_decay, product=product)
