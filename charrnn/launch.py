@@ -24,6 +24,15 @@ class Launch:
     local_rank: int = 0
     local_count: int = 1
 
+    @property
+    def prefix(self) -> str:
+        """What stands before `charrnn` in a command that starts as many ranks."""
+        if self.count == 1:
+            return ""
+        nodes = self.count // self.local_count
+        several = f"--nnodes {nodes} " if nodes > 1 else ""
+        return f"torchrun {several}--nproc-per-node {self.local_count} -m "
+
 
 def launch(environment: Mapping[str, str] = os.environ) -> Launch:
     """The place of this process; that of the only one, where no launcher says otherwise. Raises UsageError."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from charrnn.cli import console, loading
 from charrnn.cli.progress import duration
 from charrnn.errors import CharrnnError
+from charrnn.launch import launch
 from charrnn.training.events import Finished, Started
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def tell(started: Started, finished: Finished, root: Path) -> None:
     elsewhere = "" if str(root) == "checkpoints" else f" --checkpoints {console.quoted(str(root))}"
     name = console.quoted(started.name)
     if finished.reason == "interrupted":
-        console.say(f"interrupted at step {finished.step:,}, saved; go on with `charrnn train --resume {name}{elsewhere}`")
+        console.say(f"interrupted at step {finished.step:,}, saved; go on with `{launch().prefix}charrnn train --resume {name}{elsewhere}`")
         return
     model = _best(finished.folder)
     if model is not None and model.config.task == "classify":

@@ -18,7 +18,7 @@ import torch
 import charrnn
 from charrnn.text.corpus import TokenData
 from charrnn.training import base as bases
-from charrnn.training import planning, recipe, together
+from charrnn.training import planning, recipe
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.material import Material
 from charrnn.training.recipe import Plan
@@ -71,7 +71,7 @@ def _command(run: Run, material: Material) -> str:
     model, training = run.learner.model_config, run.learner.training
     origin = str(run.resume.get("init_from", ""))
     without = bases.DECIDED if origin else ()
-    said = together.launcher(run.learner.ranks)
+    said = run.learner.ranks.prefix
     said += recipe.command(material.corpus, material.reading, material.units, model, training, run.asked, without)
     return f"{said} --init-from {shlex.quote(origin)}" if origin else said
 

@@ -71,12 +71,3 @@ def other_ranks(ranks: Ranks, before: int) -> tuple[str, ...]:
         return ()
     counted = f"{before:,} {'rank' if before == 1 else 'ranks'}"
     return (f"saved by {counted}, goes on with {ranks.count:,}: the same text in the same order, not the same to the bit",)
-
-
-def launcher(ranks: Ranks) -> str:
-    """What stands before the command that repeats a run of several ranks."""
-    if ranks.count == 1:
-        return ""
-    nodes = ranks.count // ranks.local_count
-    several = f"--nnodes {nodes} " if nodes > 1 else ""
-    return f"torchrun {several}--nproc-per-node {ranks.local_count} -m "
