@@ -33,7 +33,8 @@ def tell(started: Started, finished: Finished, root: Path) -> None:
     elsewhere = "" if str(root) == "checkpoints" else f" --checkpoints {console.quoted(str(root))}"
     name = console.quoted(started.name)
     if finished.reason == "interrupted":
-        console.say(f"interrupted at step {finished.step:,}, saved; go on with `{launch().prefix}charrnn train --resume {name}{elsewhere}`")
+        command = f"{launch().prefix}charrnn train --resume {name}{elsewhere}"
+        console.say(f"interrupted at step {finished.step:,}, saved; go on with `{command}`")
         return
     model = _best(finished.folder)
     if model is not None and model.config.task == "classify":
