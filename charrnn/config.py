@@ -272,8 +272,11 @@ class ShapingConfig:
 class DynamicConfig:
     """How a model goes on learning from the text it reads (dynamic evaluation); chosen on training text (docs/results.md)."""
 
-    dynamic_rate: float = setting(0.1, "Learning rate of --dynamic (0: learn nothing).", low=0, high=100)
-    dynamic_window: int = setting(32, "Tokens that --dynamic scores before it learns from them.", low=1, high=65536)
+    dynamic_rate: float = setting(3e-4, "Learning rate of --dynamic, for 64 tokens (0: learn nothing).", low=0, high=1)
+    dynamic_window: int = setting(64, "Tokens that --dynamic scores before it learns from them.", low=1, high=65536)
+    dynamic_decay: float = setting(
+        0.001, "Share of the way back to the trained weights that --dynamic goes, for 64 tokens.", low=0, high=1
+    )
 
 
 def check(config: T) -> T:

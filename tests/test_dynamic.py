@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -24,7 +25,7 @@ TOKENS = np.random.default_rng(3).integers(4, 12, 300).astype(np.uint8)
 Make = Callable[..., Adapter]
 
 
-def adapter(rate: float = 0.3, window: int = 8, **shape: Any) -> Adapter:
+def adapter(rate: float = 0.003, window: int = 8, **shape: Any) -> Adapter:
     torch.manual_seed(4)
     config = ModelConfig(**({"vocab_size": 12, "embedding_size": 5, "hidden_size": 9, "layers": 2} | shape))
     weights = export_weights(LanguageModel(config))
@@ -52,6 +53,70 @@ def test_learning_nothing_is_the_static_score() -> None:
     assert len(costs) == len(right) == len(TOKENS) - 1
     _, expected = still.network(torch.from_numpy(TOKENS[:-1].astype(np.int64))[:, None], still.network.begin(1))
     assert all(np.allclose(part, other.detach(), atol=1e-6) for part, other in zip(state, expected, strict=True))
+
+
+def naively(one: Adapter, tokens: np.ndarray, window: int) -> list[float]:
+    """The definition: token by token through `step`, with plain autograd and a loop over the weights."""
+    network, origin = LanguageModel(one.network.config), one.network.state_dict()
+    network.load_state_dict(origin)
+    trained = [weight.detach().clone() for weight in network.parameters()]
+    scales, costs, state = one._measured(), [], network.begin(1)
+    for first in range(0, len(tokens) - 1, window):
+        piece, losses = tokens[first : first + window + 1].tolist(), []
+        for before, target in itertools.pairwise(piece):
+            logits, state = network.step(torch.tensor([before]), state)
+            losses.append(-torch.log_softmax(logits, -1)[0, target])
+        costs += [float(loss.detach()) for loss in losses]
+        gradients = torch.autograd.grad(torch.stack(losses).sum() / 64, [*network.parameters()])
+        with torch.no_grad():
+            for weight, gradient, scale, home in zip(network.parameters(), gradients, scales, trained, strict=True):
+                weight -= one.settings.dynamic_rate * gradient * scale
+                weight += one.settings.dynamic_decay * len(losses) / 64 * (home - weight)
+        state = tuple(part.detach() for part in state)
+    return costs
+
+
+@pytest.mark.parametrize("shape", [{}, {"cell": "gru", "embedding": "onehot"}, {"tie_weights": True, "embedding_size": 9}])
+def test_the_scores_are_those_of_a_naive_loop(shape: dict[str, Any]) -> None:
+    one = adapter(**shape)
+    expected = naively(one, TOKENS, 8)
+    costs, _, _ = one.learn(TOKENS, one.begin())
+    assert costs == pytest.approx(np.array(expected), abs=1e-4)
+
+
+def test_the_scale_is_the_fisher_information_of_what_the_model_writes() -> None:
+    one = adapter()
+    scales = one._measured()
+    text = one._written()
+    assert torch.equal(text, one._written())
+    squares = [torch.zeros_like(weight) for weight in one.network.parameters()]
+    for stream in text.T:
+        state = one.network.begin(1)
+        for first in range(0, len(text) - 1, 64):
+            logits, state = one.network(stream[first : first + 64, None], tuple(part.detach() for part in state))
+            loss = torch.nn.functional.cross_entropy(logits[:, 0], stream[first + 1 : first + 65])
+            for square, gradient in zip(squares, torch.autograd.grad(loss, [*one.network.parameters()]), strict=True):
+                square += gradient**2 / (text[1:].numel() / 64)
+    mean = float(torch.cat([square.flatten() for square in squares]).mean())
+    for (name, _), square, scale in zip(one.network.named_parameters(), squares, scales, strict=True):
+        faster = 6 if name.startswith("output") else 1
+        assert torch.allclose(scale, faster / math.sqrt(mean) / (square / mean + 0.3), rtol=1e-3)
+
+
+def test_what_is_measured_does_not_depend_on_what_was_learnt() -> None:
+    one, other = adapter(), adapter()
+    one.learn(TOKENS, one.begin())
+    learnt = one.weights()
+    assert all(torch.equal(scale, same) for scale, same in zip(one._measured(), other._measured(), strict=True))
+    assert all(np.array_equal(part, learnt[name]) for name, part in one.weights().items())
+
+
+def test_the_state_before_a_text_can_be_read() -> None:
+    one = adapter()
+    state = one.read(TOKENS[:50], one.begin())
+    _, expected = one.network(torch.from_numpy(TOKENS[:49].astype(np.int64))[:, None], one.network.begin(1))
+    assert all(np.allclose(part, same.detach()) for part, same in zip(state, expected, strict=True))
+    assert one.read(TOKENS[:1], state) is state
 
 
 def test_learning_helps_where_the_text_repeats_itself() -> None:
@@ -93,10 +158,10 @@ def test_nothing_to_score() -> None:
 
 
 def test_beyond_all_measure_there_is_an_error_and_the_weights_are_back() -> None:
-    wild = adapter(rate=100, cell="rnn", nonlinearity="relu")
+    wild = adapter(rate=1, cell="rnn", nonlinearity="relu")
     before = wild.weights()
     far = tuple(np.full_like(part, 1e30) for part in wild.begin())
-    with pytest.raises(CharrnnError, match="rate of 100"):
+    with pytest.raises(CharrnnError, match="rate of 1"):
         wild.learn(TOKENS, far)
     assert all(np.array_equal(part, before[name]) for name, part in wild.weights().items())
 
