@@ -275,7 +275,7 @@ class DynamicConfig:
     dynamic_rate: float = setting(3e-4, "Learning rate of --dynamic, for 64 tokens (0: learn nothing).", low=0, high=1)
     dynamic_window: int = setting(64, "Tokens that --dynamic scores before it learns from them.", low=1, high=65536)
     dynamic_decay: float = setting(
-        0.001, "Share of the way back to the trained weights that --dynamic goes, for 64 tokens.", low=0, high=1
+        0.002, "Share of the way back to the trained weights that --dynamic goes, for 64 tokens.", low=0, high=1
     )
 
 

@@ -41,7 +41,7 @@ MEASURED = 64  # tokens behind one of its gradients, and what a whole step is fo
 DAMPING = 0.3
 OUTPUT = 6.0  # how much faster the output layer learns (measured), which is where new words are seen first
 TINY = 1e-24  # for a network that nothing changes
-CHUNK = 2048  # tokens between two looks at whether all is finite, and two words on how far it has come
+CHUNK = 2048  # tokens, about, between two looks at whether all is finite, and two words on how far it has come
 
 
 class Adapter:
@@ -94,7 +94,7 @@ class Adapter:
             nats.append(costs)
             right.append(hits)
         self._check(nats)
-        return torch.cat(nats).double().cpu().numpy(), torch.cat(right).cpu().numpy(), _arrays(now)
+        return torch.cat(nats).cpu().double().numpy(), torch.cat(right).cpu().numpy(), _arrays(now)
 
     def _tensors(self, tokens: NDArray[Any], state: State) -> tuple[Tensor, recurrent.State]:
         where = self._weights[0].device
@@ -128,9 +128,7 @@ class Adapter:
 
     @torch.no_grad()
     def _measured(self) -> list[Tensor]:
-        """The scales, by the trained weights and a text that they write; the weights that are learning stay as they are."""
-        now = [weight.clone() for weight in self._weights]
-        torch._foreach_copy_(self._weights, self._origin)
+        """The scales, by the weights and a text that they write; called before the first step, so by the trained weights."""
         squares = [torch.zeros_like(weight) for weight in self._weights]
         text = self._written()  # (T + 1, B)
         for stream in text.unbind(1):
@@ -140,7 +138,6 @@ class Adapter:
                     costs, _, state = self._scored(stream[first : first + MEASURED + 1], state)
                     gradients = self._gradients(costs.mean())
                 torch._foreach_addcmul_(squares, gradients, gradients)
-        torch._foreach_copy_(self._weights, now)
         torch._foreach_div_(squares, text[1:].numel() / MEASURED)
         return self._scaled(squares)
 
@@ -154,7 +151,7 @@ class Adapter:
 
     @torch.no_grad()
     def _written(self) -> Tensor:
-        """A text (T + 1, B) that the trained weights write, the same each time: by their own odds, from any tokens."""
+        """A text (T + 1, B) that the weights write, the same each time: by their own odds, from any tokens."""
         streams, steps = WRITTEN
         generator = torch.Generator().manual_seed(0)
         tokens = [torch.randint(self.network.config.vocab_size, (streams,), generator=generator)]
@@ -190,8 +187,9 @@ def evaluate_dynamic(
     tokens = tokens_of(model, documents)
     skip = len(model.start) - 1  # start tokens are read, and neither scored nor, being none of the text, learnt from
     nats, right, state = 0.0, 0, adapter.read(tokens[: skip + 1], adapter.begin())
-    for first in range(skip, len(tokens) - 1, CHUNK):
-        costs, hits, state = adapter.learn(tokens[first : first + CHUNK + 1], state)
+    chunk = max(1, CHUNK // settings.dynamic_window) * settings.dynamic_window
+    for first in range(skip, len(tokens) - 1, chunk):
+        costs, hits, state = adapter.learn(tokens[first : first + chunk + 1], state)
         nats, right = nats + float(costs.sum()), right + int(hits.sum())
         done = first - skip + len(costs)
         tell(done, len(tokens) - 1 - skip, nats / done)
