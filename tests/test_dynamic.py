@@ -15,6 +15,7 @@ import torch
 from commands import Run, runner
 
 from charrnn.config import DynamicConfig, ModelConfig
+from charrnn.decoding.engine import Engine
 from charrnn.errors import CharrnnError
 from charrnn.models.language import LanguageModel
 from charrnn.models.weights import export_weights
@@ -134,6 +135,20 @@ def test_in_pieces_of_whole_windows_it_is_the_same(cuts: tuple[int, ...]) -> Non
     assert np.array_equal(np.concatenate(found), expected)
     assert all(np.array_equal(part, other) for part, other in zip(state, last, strict=True))
     assert all(np.array_equal(part, whole.weights()[name]) for name, part in pieces.weights().items())
+
+
+def test_the_weights_it_gives_away_are_those_that_score_what_comes_next() -> None:
+    """By the other engine, NumPy's, which knows nothing of what comes next."""
+    one = adapter(window=16)
+    _, _, state = one.learn(TOKENS[:161], one.begin())
+    engine = Engine(one.network.config, one.weights())
+    expected = []
+    now = state
+    for before, target in itertools.pairwise(TOKENS[160:177].tolist()):
+        logits, now = engine.step(np.array([before]), now)
+        expected.append(float(np.log(np.exp(logits[0]).sum()) - logits[0, target]))
+    costs, _, _ = one.learn(TOKENS[160:177], state)
+    assert costs == pytest.approx(np.array(expected), abs=1e-4)
 
 
 def test_what_was_learnt_is_taken_back_exactly() -> None:

@@ -51,6 +51,8 @@ def evaluate(
     The figures of a subword model are upper bounds.
     Novelty is the share of runs of 20, 40 and 80 characters that stand nowhere in the training text: in 10,000
     characters that the run writes (at the default temperature), and in the text that is scored, for comparison.
+    With --dynamic a copy of the model learns from the text as it goes, each token only after its score (dynamic evaluation,
+    Krause et al. 2018): figures of their own, which say how well the model follows a text of a kind that is new to it.
 
     A model of single examples reads files like those it was trained on and is scored by its task: one that tells labels
     by accuracy, by precision, recall and F1 of each label, and by what it takes for what. --split val are then the
