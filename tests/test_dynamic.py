@@ -220,6 +220,14 @@ def test_without_learning_the_rows_agree(run: Run) -> None:
     assert record["dynamic"]["correct"] == record["correct"]
 
 
+def test_where_learning_harms_it_is_said(run: Run) -> None:
+    trained(run)
+    assert "does not learn" not in run("eval", "verse", "verse.txt", "--threads", "1", "--dynamic").err
+    done = run("eval", "verse", "verse.txt", "--threads", "1", "--dynamic", "--dynamic-rate", "1")
+    assert done.code == 0
+    assert "better if it does not learn from it: try a lower rate (--dynamic-rate 0.33)" in done.err
+
+
 def test_a_setting_of_it_alone_is_refused(run: Run) -> None:
     done = run("eval", "verse", "verse.txt", "--dynamic-rate", "0.2")
     assert done.code == 2

@@ -66,6 +66,9 @@ def run(model: Model, documents: Sequence[str], static: Report, values: Mapping[
     settings = DynamicConfig(**options.asked(values, DynamicConfig))
     where: dict[str, Any] = {"device": values["device"] or "auto", "threads": values["threads"] or 0}
     report = evaluate_dynamic(model, documents, static, settings, **where, tell=_Progress().tell)
+    if settings.dynamic_rate and report.loss > static.loss:
+        lower = f"a lower rate (--dynamic-rate {settings.dynamic_rate / 3:.2g})"
+        console.note(f"the model predicts this text better if it does not learn from it: try {lower}, or do without --dynamic")
     bound = "  (upper bound: one segmentation is scored)" if model.tokenizer.kind == "subword" else ""
     return Learnt(report, settings, bound)
 
