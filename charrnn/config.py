@@ -273,6 +273,17 @@ class ShapingConfig:
     )
 
 
+@dataclass(frozen=True)
+class DynamicConfig:
+    """How a model goes on learning from the text it reads (dynamic evaluation); chosen on training text (docs/results.md)."""
+
+    dynamic_rate: float = setting(3e-4, "Learning rate of --dynamic, for 64 tokens (0: learn nothing).", low=0, high=1)
+    dynamic_window: int = setting(64, "Tokens that --dynamic scores before it learns from them.", low=1, high=65536)
+    dynamic_decay: float = setting(
+        0.002, "Share of the way back to the trained weights that --dynamic goes, for 64 tokens.", low=0, high=1
+    )
+
+
 def check(config: T) -> T:
     """Return `config` if each of its fields is inside its bounds; raise UsageError naming the first that is not."""
     for item in fields(config):  # type: ignore[arg-type]
