@@ -273,6 +273,14 @@ class ShapingConfig:
     )
 
 
+@dataclass(frozen=True)
+class DynamicConfig:
+    """How a model goes on learning from the text it reads (dynamic evaluation); chosen on training text (docs/results.md)."""
+
+    dynamic_rate: float = setting(0.1, "Learning rate of --dynamic (0: learn nothing).", low=0, high=100)
+    dynamic_window: int = setting(32, "Tokens that --dynamic scores before it learns from them.", low=1, high=65536)
+
+
 def check(config: T) -> T:
     """Return `config` if each of its fields is inside its bounds; raise UsageError naming the first that is not."""
     for item in fields(config):  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import click
 import rich_click
 
 from charrnn.cli import console, loading, options, reading
-from charrnn.config import ReadingConfig, TrainingConfig
+from charrnn.config import DynamicConfig, ReadingConfig, TrainingConfig
 from charrnn.errors import CheckpointError, CorpusError, UsageError
 
 if TYPE_CHECKING:
@@ -39,13 +39,20 @@ FIGURES = ("bits_per_character", "bits_per_byte", "loss", "perplexity", "accurac
             "--ngram-text", type=options.PathType(), multiple=True, metavar="FILE", shell_complete=options.complete_file,
             help="Count the n-gram model of --ngram on this text instead. May be given again.",
         ),
+        rich_click.option(
+            "--dynamic", is_flag=True,
+            help="Score it once more, by a copy of the model that learns from each part of the text after it was scored.",
+        ),
         options.json_option("One JSON object with all figures."),
         *options.settings(TrainingConfig, "Machine", only=("device", "threads")),
+        *options.settings(DynamicConfig, "Dynamic evaluation"),
         *options.settings(ReadingConfig, "Text"),
         options.checkpoints_option(),
     ]
 )  # fmt: skip
-def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkpoints: Path, **values: Any) -> None:
+def evaluate(
+    run: str, files: tuple[str, ...], split: str, dynamic: bool, as_json: bool, checkpoints: Path, **values: Any
+) -> None:  # fmt: skip
     """Score a run on whole texts: bits per character and byte, perplexity per token, share of tokens predicted right.
 
     The state is carried from token to token, in up to 16 parallel streams of at least 4,096 tokens.
@@ -65,11 +72,18 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
         charrnn eval poems corpora/poems.txt --split val
         charrnn eval poems corpora/poems.txt --split val --ngram
         charrnn eval poems other.txt --json
+        charrnn eval poems other.txt --dynamic
     """
+    from charrnn.cli import evaluate_dynamic
+    from charrnn.runs import model as models
+
+    evaluate_dynamic.check(dynamic)
     model = loading.load(run, checkpoints, ())
     asked = {**as_trained(model), **options.asked(values, ReadingConfig)}
     ngram_text = values["ngram_text"]
     ngram = bool(values["ngram"] or ngram_text)
+    if dynamic:
+        models.need(model, ("language",))
     if model.config.task != "language":
         if ngram:
             raise UsageError("--ngram is for runs of running text; this one learnt single examples.", "Leave it out.")
@@ -93,13 +107,16 @@ def evaluate(run: str, files: tuple[str, ...], split: str, as_json: bool, checkp
     from charrnn.training.evaluate import evaluate_text  # torch: only when all else has been found in order
 
     report = evaluate_text(model, documents, device=values["device"] or "auto", threads=values["threads"] or 0)
+    learnt = evaluate_dynamic.run(model, documents, report, values) if dynamic else None
     shares = _novelty(model, documents)
     with console.Output() as out:
         if as_json:
             more = {"ngram": ngram_baseline.record(model, baseline, report)} if baseline else {}
+            more |= learnt.record() if learnt else {}
             out.write(json.dumps(_record(model, split, report, shares) | more, ensure_ascii=False) + "\n")
         else:
             rows = ngram_baseline.lines(model, baseline, report) if baseline else ""
+            rows += learnt.lines() if learnt else ""
             out.write(_lines(model, report) + rows + _novelty_lines(shares))
     loading.suggest_use(model, run)
 

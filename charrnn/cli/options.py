@@ -342,6 +342,6 @@ def _texts(where: str, key: str, value: Any) -> list[str]:
 def _every_setting() -> set[str]:
     kinds = (
         config.ReadingConfig, config.TokenizerConfig, config.ModelConfig, config.TrainingConfig, config.SamplingConfig,
-        config.ShapingConfig, config.PresetConfig, BoundConfig, DrawConfig,
+        config.ShapingConfig, config.PresetConfig, config.DynamicConfig, BoundConfig, DrawConfig,
     )  # fmt: skip
     return OTHER_OPTIONS | {item.name for kind in kinds for item in fields(kind)}

@@ -104,15 +104,21 @@ def evaluate_text(
     where = machine.prepare(device, threads)
     network = LanguageModel(model.config).to(where)
     import_weights(network, model.weights)
-    ids = _joined(model, documents) if model.knows_ends else model.tokenizer.encode(text)
+    tokens = tokens_of(model, documents)
     hidden = model.tokenizer.hidden(text)
     escape = hidden * model.tokenizer.escape_nats
-    tokens = np.concatenate([np.array(model.start, dtype=np.int64), ids])
     nats, correct = stream_loss(network, tokens, streams or streams_for(len(tokens)), skip=len(model.start) - 1)
     if not math.isfinite(nats):
         raise no_number(nats)
     cold256 = cold_loss(network, tokens[len(model.start) :]) if cold else None
-    return Report(nats + escape, len(ids), correct, len(text), len(text.encode("utf-8", "surrogatepass")), hidden, cold256)
+    count = len(tokens) - len(model.start)
+    return Report(nats + escape, count, correct, len(text), len(text.encode("utf-8", "surrogatepass")), hidden, cold256)
+
+
+def tokens_of(model: Model, documents: Sequence[str]) -> NDArray[np.int64]:
+    """The tokens of `documents`, joined as in training, after the model's start tokens."""
+    ids = _joined(model, documents) if model.knows_ends else model.tokenizer.encode("\n".join(documents))
+    return np.concatenate([np.array(model.start, dtype=np.int64), ids])
 
 
 def _joined(model: Model, documents: Sequence[str]) -> NDArray[np.int64]:
