@@ -5,7 +5,8 @@ end; never a word of the model's. Knows no torch: who learns is passed in. What 
 an error or the end of the session leave the weights as they were before the line or the file.
 
 States belong to the weights that made them, so those of the tree are forgotten whenever the weights change, and found anew
-when they are wanted: at any node they are what the weights of now make of the text up to there.
+when they are wanted: at any node they are what the weights of now make of the text up to there. Each line that is learnt
+so costs another reading of the text so far.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from charrnn.decoding.tree import Partner, Tree
 
 CHUNK = 512  # tokens between two looks at the cancel flag; whole windows, as long as these are powers of two
-MOST_CHARACTERS = 1_000_000  # of a file: half an hour or more, which is what training is for
+MOST_CHARACTERS = 1_000_000  # of a file: 5 minutes with 2x192, half an hour with 2x384; beyond, training is better
 TELLING = 10.0  # seconds between two words on how far it has come
 TENTHS = 1000  # characters that a text must have, so that tenths of it say something
 EXCERPT = 100  # characters of a name
@@ -173,7 +174,7 @@ def _prepared(session: Session) -> Iterator[Output]:
     now = session.adaptation
     assert now.partner.adapting is not None
     if now.who is None:
-        yield Notice("Getting ready to learn ...")
+        yield Notice("Getting ready to learn, which takes some seconds ...")
         now.who = now.partner.adapting()
 
 
