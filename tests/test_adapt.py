@@ -188,10 +188,10 @@ def test_only_your_lines_are_learnt(turns: Turns | None) -> None:
     assert len(learner(session).heard) == sum(len(node.ids) for node in yours)
 
 
-@pytest.mark.parametrize("turns", [None, STANDARD])
-def test_states_are_those_of_the_weights_of_now(turns: Turns | None) -> None:
+@pytest.mark.parametrize(("kind", "turns"), [("char", None), ("talk", STANDARD), ("subword", None)])
+def test_states_are_those_of_the_weights_of_now(kind: str, turns: Turns | None) -> None:
     """At every node, after every way there; so are the ghost, the list of next tokens, the answers and the surprise."""
-    session = talking(turns)
+    session = Session(toy.partner(kind), SHORT, turns)
     session.heating = True
     moves = (
         "one",
@@ -236,6 +236,21 @@ def _anew(session: Session) -> Session:
     fresh.tree.current, fresh.tree.ends, fresh.tree.branch = session.tree.current, dict(session.tree.ends), session.tree.branch
     fresh.tree.onward, fresh.heating = list(session.tree.onward), session.heating
     return fresh
+
+
+def test_a_node_that_was_half_read_is_read_anew(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("eels", encoding="utf-8")
+    session = talking(None)
+    for event in session.feed("word " * 100):
+        if isinstance(event, Typed):
+            session.cancel()
+    looks = iter([False, True])
+    assert session.tree.prefix(1, lambda: next(looks)) is None  # 256 tokens of it
+    feed(session, f"/adapt {tmp_path / 'a.txt'}")
+    mine, its = session.tree.prefix(1), _anew(session).tree.prefix(1)
+    assert mine is not None
+    assert its is not None
+    assert all(np.array_equal(a, b) for a, b in zip(mine.state, its.state, strict=True))
 
 
 def test_undo_does_not_unlearn() -> None:

@@ -100,7 +100,8 @@ class Pupil:
         costs = -generate.logprobs(engine, ids[1:], generate.prime(engine, ids[:1], Prefix(before, np.empty(0, np.float32), 0)))
         bias = self.weights["output.bias"].copy()
         np.add.at(bias, ids[1:], np.float32(0.25))
-        self.weights = {**self.weights, "output.bias": bias}
+        inner = self.weights["layers.0.bias_ih"] + np.float32(0.05)  # so that states change, too
+        self.weights = {**self.weights, "output.bias": bias, "layers.0.bias_ih": inner}
         self.heard += ids[1:].tolist()
         return costs, state
 
