@@ -418,7 +418,7 @@ def test_a_chat_can_be_kept(tmp_path: Path) -> None:
     answers = [said(session, text) for text in ("ab", "x猫")]
     list(session.feed(f"/save {tmp_path / 's.json'}"))
     other = talk()
-    (tree,), _ = memory.read(tmp_path / "s.json", other.partner, PAIRS)
+    (tree,), *_ = memory.read(tmp_path / "s.json", other.partner, PAIRS)
     assert tree.text() == session.text
     other.replace(tree)
     assert said(other, "ab") == answers[0]

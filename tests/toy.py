@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig, TokenizerConfig
-from charrnn.decoding.engine import Engine, State
+from charrnn.decoding import generate
+from charrnn.decoding.engine import Engine, Ids, State
+from charrnn.decoding.generate import Prefix
 from charrnn.decoding.tree import Partner
+from charrnn.errors import UsageError
 from charrnn.text import tokenizers
 from charrnn.text.tokenizers import EOS, ByteTokenizer, CharTokenizer, Tokenizer
 from charrnn.weights import weight_shapes
@@ -78,8 +81,43 @@ def partner(kind: str = "char", end_bias: float = -1e4, digest: str = "d1" * 32)
     units = tokenizer(kind)
     start = (int(units.encode("\n")[0]),)
     return Partner(
-        Engine(config(units), weights(units, end_bias)), units, start, "toy", digest, "newline", (("network", "lstm 2x16"),)
-    )
+        Engine(config(units), weights(units, end_bias)), units, start, "toy", digest, "newline", (("network", "lstm 2x16"),),
+        adapting=lambda: Pupil(config(units), weights(units, end_bias)),
+    )  # fmt: skip
+
+
+class Pupil:
+    """Learns without torch, so that transcripts are the same everywhere: what was read gets likelier, whatever came before."""
+
+    def __init__(self, shape: ModelConfig, trained: dict[str, NDArray[np.float32]]) -> None:
+        self.shape, self.trained, self.weights = shape, trained, trained
+        self.heard: list[int] = []  # in all, also what was taken back
+        self.saved: dict[str, dict[str, Any]] = {}
+
+    def learn(self, ids: Ids, before: State) -> tuple[NDArray[np.float64], State]:
+        engine = self.engine()
+        _, state = engine.follow(ids[:-1], before)
+        costs = -generate.logprobs(engine, ids[1:], generate.prime(engine, ids[:1], Prefix(before, np.empty(0, np.float32), 0)))
+        bias = self.weights["output.bias"].copy()
+        np.add.at(bias, ids[1:], np.float32(0.25))
+        inner = self.weights["layers.0.bias_ih"] + np.float32(0.05)  # so that states change, too
+        self.weights = {**self.weights, "output.bias": bias, "layers.0.bias_ih": inner}
+        self.heard += ids[1:].tolist()
+        return costs, state
+
+    def mark(self) -> object:
+        return self.weights
+
+    def back(self, mark: Any) -> None:
+        self.weights = self.trained if mark is None else mark
+
+    def engine(self) -> Engine:
+        return Engine(self.shape, self.weights)
+
+    def save(self, name: str, learnt: dict[str, Any]) -> None:
+        if name in self.saved:
+            raise UsageError(f"there is a run {name!r} already.", "Choose another name.")
+        self.saved[name] = learnt
 
 
 LABELS = ("elegy", "night piece", "ode")

@@ -61,7 +61,7 @@ def chat(run: str | None, checkpoints: Path, turns: str | None, keys: str, narro
     label = labels.chosen(model, values["label"], settings.seed)
     with engines.single_thread():
         if convention.told:
-            other = sessions.partner(model, narrow, label)
+            other = sessions.partner(model, narrow, label, checkpoints)
             _check_learnt(model, other, convention, asked=turns is not None)
         else:
             other = sessions.replier(model)

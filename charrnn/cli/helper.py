@@ -74,5 +74,6 @@ class SessionHelper:
         rate = [f"{self._rate:,.0f} tokens/s"] if self._rate else []
         where = f"{tree.branch}, node {tree.current} of {len(tree.nodes) - 1}"
         heat = ["heat"] if session.heating else []
-        parts = [session.partner.name, f"temp {shown(session.settings, 'temp')}", *rate, where, *heat]
+        learning = ["adapt"] if session.adaptation.on else ["adapted"] if session.adaptation.characters else []
+        parts = [session.partner.name, f"temp {shown(session.settings, 'temp')}", *rate, where, *heat, *learning]
         return " | ".join(map(console.visible, parts))

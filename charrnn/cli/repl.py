@@ -34,7 +34,7 @@ def repl(run: str | None, checkpoints: Path, keys: str, narrow: bool, **values: 
     model = loading.load(run, checkpoints)
     label = labels.chosen(model, values["label"], settings.seed)
     with engines.single_thread():
-        session = Session(sessions.partner(model, narrow, label), settings)
+        session = Session(sessions.partner(model, narrow, label, checkpoints), settings)
         session.check(settings)
         sessions.tell_seed(values, settings, model, label)
         greeting = sessions.greeting(model, "Type a line and it goes on; /help tells more.", label)

@@ -203,7 +203,7 @@ def _go_on(run: str | None, checkpoints: Path, plan: Plan, *, lasting: bool, see
     if drawn:
         _tell_label(model, plan)
     with engines.single_thread():
-        partner = sessions.partner(model, plan.narrow, plan.label or "")
+        partner = sessions.partner(model, plan.narrow, plan.label or "", checkpoints)
         session = Session(partner, replace(later, length=plan.length, finish="off"))
         session.check(later)
         greeting = sessions.greeting(model, "/help tells what can be typed.", partner.label)

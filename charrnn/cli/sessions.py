@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charrnn.cli import console, converse, labels, loading, options
@@ -11,6 +12,7 @@ from charrnn.config import SamplingConfig, ShapingConfig
 from charrnn.decoding.settings import Settings
 
 if TYPE_CHECKING:
+    from charrnn.decoding.adapting import Adapting
     from charrnn.decoding.tree import Partner
     from charrnn.runs.model import Model
 
@@ -58,8 +60,11 @@ def greeting(model: Model, what_to_do: str, label: str = "") -> str:
     return f"{model.name}: {shape_text(asdict(model.config))}.{by} {what_to_do}"
 
 
-def partner(model: Model, narrow: bool = False, label: str = "") -> Partner:
-    """A model as the partner of a session, by a label if it has any: by its first if it does not matter which."""
+def partner(model: Model, narrow: bool = False, label: str = "", root: Path | None = None) -> Partner:
+    """A model as the partner of a session, by a label if it has any: by its first if it does not matter which.
+
+    `root` is where /adapt saves runs; without it, it does not learn.
+    """
     from charrnn.decoding.tree import Partner
     from charrnn.runs import copies
 
@@ -68,7 +73,15 @@ def partner(model: Model, narrow: bool = False, label: str = "") -> Partner:
         loading.engine(model, narrow, labels.number(model, label)), model.tokenizer, model.start, model.name, model.digest,
         model.at_eos, tuple(_card(model)), watch=lambda longest: copies.watch(model, longest),
         label=label, labels=model.labels, by=(lambda other: partner(model, narrow, other)) if model.labels else None,
+        adapting=(lambda: _pupil(model, narrow, root)) if root is not None and model.config.task == "language" else None,
     )  # fmt: skip
+
+
+def _pupil(model: Model, narrow: bool, root: Path) -> Adapting:
+    """What learns in a session; with torch, which is loaded when somebody wants that."""
+    from charrnn.training.adapting import Pupil
+
+    return Pupil(model, narrow, root)
 
 
 def replier(model: Model) -> Partner:

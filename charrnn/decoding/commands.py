@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from charrnn.decoding import settings as all_settings
+from charrnn.decoding.adapting import adapt
 from charrnn.decoding.events import Alternatives, Ended, Listing, Notice, Output, Problem, Recalled
 from charrnn.decoding.family import said_in
 from charrnn.decoding.files import export, load, save
@@ -151,7 +152,8 @@ def show(session: Session, argument: str) -> Iterator[Output]:
     model = ("model", f"{partner.name} ({partner.digest[:12]})")
     turns = (("turns", repr(str(session.turns))),) if session.turns and session.turns.told else ()
     by = (("label", partner.label),) if partner.labels else ()
-    yield Listing((model, *partner.card, units, *turns, *by, ("settings", values), ("text", place(session))))
+    learnt = (("adapted", session.adaptation.listed()),) if session.adaptation.characters else ()
+    yield Listing((model, *partner.card, units, *turns, *by, *learnt, ("settings", values), ("text", place(session))))
 
 
 def multi(session: Session, argument: str) -> Iterator[Output]:
@@ -178,6 +180,7 @@ COMMANDS = (
     Command("text", "[LINES]", "Show the text so far, or its last lines.", text),
     Command("label", "[NAME]", "Of a run with labels: begin a new text by another; alone, list them.", label),
     Command("heat", "[on|off]", "Colour each token by how much it surprises the model, in bits.", heat),
+    Command("adapt", "[on|off|FILE|save NAME]", "Learn from your lines, or from a file; off forgets it. /undo does not.", adapt),
     Command("multi", "", 'Type several lines; """ ends them.', multi),
     Command("reset", "", "Begin a new text.", reset),
     Command("show", "", "The model, the settings, and where you are in the text.", show),
@@ -202,7 +205,7 @@ TALKING = (
 )
 SYNONYMS = {"quit": "bye", "exit": "bye", "q": "bye", "clear": "reset", "new": "reset", "regenerate": "retry", "print": "text"}
 _TABLE = {command.name: command for command in COMMANDS}
-_VALUES = {"heat": ("on", "off")}
+_VALUES = {"heat": ("on", "off"), "adapt": ("on", "off", "save ")}
 
 
 def is_command(line: str) -> bool:
@@ -226,4 +229,7 @@ def wants_file(line: str) -> str | None:
     """The unfinished file name at the end of a line whose command takes one; None for any other line."""
     name, space, rest = line[1:].partition(" ")
     command = _TABLE.get(name.lower()) if is_command(line) and space else None
-    return rest if command is not None and command.arguments == "FILE" else None
+    if command is None or "FILE" not in command.arguments:
+        return None
+    words = _VALUES.get(command.name, ())  # what else may stand there
+    return None if any(word.startswith(rest) or (word.endswith(" ") and rest.startswith(word)) for word in words) else rest

@@ -22,14 +22,17 @@ MANY_LINES = 16  # of a loaded text, to see where one left it
 def save(session: Session, argument: str) -> Iterator[Output]:
     """Write the whole tree to a file; another session's file may be replaced, any other may not."""
     path = _writable(argument, memory.is_session)
-    memory.write(path, session.kept(), session.settings, session.turns)
+    learnt = session.adaptation.characters
+    memory.write(path, session.kept(), session.settings, session.turns, learnt)
     session.exports.discard(path.resolve())
     yield Notice(f"Saved. `/load {argument}` goes on from here.")
+    if learnt:
+        yield Notice("What the model has learnt is not in it: /adapt save NAME keeps that, as a run.")
 
 
 def load(session: Session, argument: str) -> Iterator[Output]:
     """Go on from a saved session, its settings included; the present one stays as it is if that fails."""
-    trees, settings = memory.read(_path(argument), session.partner, session.turns)
+    trees, settings, adapted = memory.read(_path(argument), session.partner, session.turns)
     session.check(settings)
     session.settings = settings
     session.trees.clear()
@@ -37,6 +40,10 @@ def load(session: Session, argument: str) -> Iterator[Output]:
         session.replace(tree)
     by = f"Label {session.partner.label}. " if session.partner.label else ""
     yield Notice(f"Loaded. {by}{where(session)}.")
+    if adapted:
+        yield Notice(
+            f"The model had learnt {adapted:,} characters then; that is not in the file. /adapt says what it has learnt now."
+        )
     yield passage(session, MANY_LINES)
 
 

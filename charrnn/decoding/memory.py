@@ -28,10 +28,11 @@ MAX_FILE_BYTES = 32 << 20  # a year of writing; as Python objects, thirty times 
 MOST_ATTEMPTS = 1 << 32  # from there on attempts are redraws (voice.py)
 
 
-def write(path: Path, trees: Sequence[Tree], settings: Settings, turns: Turns | None) -> None:
+def write(path: Path, trees: Sequence[Tree], settings: Settings, turns: Turns | None, adapted: int = 0) -> None:
     """Put a session at `path`, all of it or nothing; raises what durable.replace raises.
 
-    The first of the trees is the one in use; there are others only where each label has one.
+    The first of the trees is the one in use; there are others only where each label has one. `adapted` is how many
+    characters the model had learnt in the session; what came of that is not in the file.
     """
     partner = trees[0].partner
     document = {
@@ -40,6 +41,8 @@ def write(path: Path, trees: Sequence[Tree], settings: Settings, turns: Turns | 
         "settings": asdict(settings),
         "turns": None if turns is None else [turns.you, turns.model],
     }
+    if adapted:
+        document["adapted"] = adapted
     if partner.labels:
         others = {tree.partner.label: _grown(tree) for tree in trees[1:]}
         document |= {"label": partner.label, "others": others}
@@ -72,14 +75,20 @@ def is_session(path: Path) -> bool:
         return False
 
 
-def read(path: Path, partner: Partner, turns: Turns | None) -> tuple[list[Tree], Settings]:
-    """The trees and settings of a file that `partner` wrote, with such `turns`; raises DataError on any other file."""
+def read(path: Path, partner: Partner, turns: Turns | None) -> tuple[list[Tree], Settings, int]:
+    """The trees and settings of a file that `partner` wrote, with such `turns`, and what `write` was told of its adaptation.
+
+    Raises DataError on any other file.
+    """
     document = _document(path)
     _check_model(document, partner, path)
     _check_turns(document.get("turns"), turns, partner, path)
     try:
         settings = all_settings.from_mapping(document.get("settings"))
-        return [_tree(part, owner, document[FORMAT]) for owner, part in _parts(document, partner)], settings
+        adapted = document.get("adapted", 0)
+        if not _whole(adapted):
+            raise DataError("it does not say how much the model had learnt")
+        return [_tree(part, owner, document[FORMAT]) for owner, part in _parts(document, partner)], settings, adapted
     except (DataError, UsageError) as error:
         raise _damaged(path, error.message.rstrip(".")) from error
 

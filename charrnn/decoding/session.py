@@ -18,11 +18,13 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from charrnn.decoding import commands, draft, generate, healing
+from charrnn.decoding import adapting, commands, draft, generate, healing
 from charrnn.decoding import settings as all_settings
+from charrnn.decoding.adapting import Adaptation
 from charrnn.decoding.answer import Answer
 from charrnn.decoding.course import RECENT, REMEMBERED, Copies, Drawing
 from charrnn.decoding.draft import Choice, Draft
+from charrnn.decoding.engine import Stepper
 from charrnn.decoding.events import Heated, Notice, Output, Problem, Resumed, Text, Typed
 from charrnn.decoding.family import said_in
 from charrnn.decoding.generate import Prefix, Token
@@ -43,6 +45,7 @@ class Session:
 
     def __init__(self, partner: Partner, settings: Settings | None = None, turns: Turns | None = None) -> None:
         self.partner, self.turns = partner, turns
+        self.adaptation = Adaptation(partner)
         self.settings = settings or Settings()
         self.heating = False
         self.block: list[str] | None = None  # the lines of an unfinished block
@@ -61,6 +64,13 @@ class Session:
         self.heat = Heat(self.partner, tree, self.turns, self.cancelled)
         self._draft = Draft(self.partner)
         self.offered: tuple[int, ...] = ()  # nodes of which a digit takes one, as the next thing that is said
+
+    def rethink(self, engine: Stepper) -> None:
+        """Go on with other weights of the same model; the text and the tree stay what they are."""
+        offered = self.offered
+        self.tree.rethink(engine)
+        self.replace(self.tree)
+        self.offered = offered
 
     def kept(self) -> list[Tree]:
         """The trees that hold anything, the one in use first."""
@@ -139,6 +149,8 @@ class Session:
         added = self.tree.apart(text if self.turns is None else self.turns.asked(text))
         node = self.tree.add(Node(before, "you", tuple(self.partner.spelt(added).tolist()), added))
         yield self.typed(node)
+        if self.adaptation.on:
+            yield from adapting.learn_line(self, node)
         self._read_draft(node)
         yield from self.answer(node, 0)
 

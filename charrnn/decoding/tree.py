@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from charrnn.decoding import generate, healing
 from charrnn.decoding.course import Copies
@@ -20,6 +20,9 @@ from charrnn.decoding.engine import Ids, Stepper
 from charrnn.decoding.generate import Prefix
 from charrnn.decoding.healing import Opening
 from charrnn.text.tokenizers import EOS, Tokenizer
+
+if TYPE_CHECKING:
+    from charrnn.decoding.adapting import Adapting
 
 Kind = Literal["root", "you", "model"]
 PRIME_AT_ONCE = 256  # token ids between two looks at the cancel flag, about 30 ms
@@ -37,7 +40,8 @@ class Partner:
     of more characters than a number from the training text, or raises CharrnnError; `spelling` makes tokens of your lines
     where that is not for the tokenizer alone.
 
-    A model that writes by `labels` writes by one of them, `label`; `by` gives it with the engine of another.
+    A model that writes by `labels` writes by one of them, `label`; `by` gives it with the engine of another. `adapting`
+    makes what learns from what you write, where that is possible.
     """
 
     engine: Stepper
@@ -52,6 +56,7 @@ class Partner:
     labels: tuple[str, ...] = ()
     by: Callable[[str], Partner] | None = None
     spelling: Callable[[str], Ids] | None = None
+    adapting: Callable[[], Adapting] | None = None
 
     def spelt(self, text: str) -> Ids:
         """The tokens of a line of yours."""
@@ -251,6 +256,14 @@ class Tree:
             self._stable.pop(old, None)
             if self._measures[old].depth % EVERY:
                 del self._prefixes[old]
+
+    def rethink(self, engine: Stepper) -> None:
+        """Go on with other weights of the same model: the states, which are those of the weights before, are forgotten."""
+        self.partner = replace(self.partner, engine=engine)
+        self._prefixes.clear()
+        self._met.clear()
+        self._stable.clear()
+        self._begun = (-1, 0, None)
 
     def _upwards(self, index: int) -> Iterator[int]:
         while index >= 0:

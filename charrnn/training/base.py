@@ -132,17 +132,22 @@ class Base:
 
     def origin(self, material: Material) -> dict[str, Any]:
         """What provenance says of the model, and of those before it: names and digests, no paths."""
-        model, found = self.model, self._overlap(material)
-        corpus = model.provenance.get("corpus")
-        names = corpus.get("names") if isinstance(corpus, dict) else None
-        told: dict[str, Any] = {"name": model.name, "digest": model.digest, "corpus": _words(names)}
+        told, found = origin(self.model), self._overlap(material)
         if found is not None:
             told["characters"] = {"kept": found.kept, "new": len(found.new), "unused": found.unused}
-        earlier = model.provenance.get("from")
-        if isinstance(earlier, dict):
-            last = " ".join(_words([earlier.get("name"), earlier.get("digest")]))
-            told["before"] = [last, *_words(earlier.get("before"))][:MOST_BEFORE]
         return told
+
+
+def origin(model: Model) -> dict[str, Any]:
+    """What the provenance of a run says of the model that it comes from, and of those before that."""
+    corpus = model.provenance.get("corpus")
+    names = corpus.get("names") if isinstance(corpus, dict) else None
+    told: dict[str, Any] = {"name": model.name, "digest": model.digest, "corpus": _words(names)}
+    earlier = model.provenance.get("from")
+    if isinstance(earlier, dict):
+        last = " ".join(_words([earlier.get("name"), earlier.get("digest")]))
+        told["before"] = [last, *_words(earlier.get("before"))][:MOST_BEFORE]
+    return told
 
 
 def _words(values: Any) -> list[str]:

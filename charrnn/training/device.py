@@ -37,6 +37,20 @@ def prepare(device: str, threads: int, here: Launch = SINGLE) -> torch.device:
     return torch.device("cuda", here.local_rank)
 
 
+@contextlib.contextmanager
+def visiting(threads: int) -> Iterator[None]:
+    """Inside, torch computes on a CPU as after `prepare`; for a process that is another's.
+
+    The switch for denormal numbers is the thread's, and so NumPy's too, whose results must not depend on who was here.
+    """
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def _keep_freed_memory() -> None:
     """Let glibc keep what is freed: else each step's large tensors are mapped anew and their pages faulted in one by one.
 
