@@ -122,7 +122,7 @@ def test_every_command_and_option_named_in_a_document_exists(document: str) -> N
     assert known <= named or document == "docs/session.md", "a command is missing from the document"
     from charrnn.cli.commands import charrnn
 
-    options: set[str] = {"--help", "--version"}
+    options: set[str] = {"--help", "--version", "--nproc-per-node"}  # the last is torchrun's
     for name in COMMANDS:
         command = charrnn.get_command(None, name)  # type: ignore[arg-type]
         assert command is not None
