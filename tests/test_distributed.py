@@ -21,7 +21,7 @@ from charrnn.errors import CharrnnError, UsageError
 from charrnn.launch import Launch, launch
 from charrnn.runs import checkpoint
 from charrnn.runs.checkpoint import tensor_digest
-from charrnn.training import evaluate, job
+from charrnn.training import evaluate, job, planning
 from charrnn.training import together as together_on
 from charrnn.training.distributed import ALONE, Ranks, joined
 from charrnn.training.events import Evaluated
@@ -297,6 +297,22 @@ def test_a_folder_that_the_others_never_heard_of_does_not_stay(tmp_path: Path, m
     with pytest.raises(CharrnnError, match="gone"):
         job._claimed(Ranks(0, 2, 0, 2), None, "x", Path("checkpoints"))
     assert not Path("checkpoints/x").exists()
+
+
+def test_what_is_timed_is_the_share_of_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = []
+
+    def seconds_per_step(model: ModelConfig, training: TrainingConfig, *_: Any, **__: Any) -> float:
+        timed.append(training.batch_size)
+        return 0.01
+
+    monkeypatch.setattr(planning, "seconds_per_step", seconds_per_step)
+    material, _ = read([str(text(tmp_path))], {}, 0.1)
+    for ranks, share in ((1, 7), (2, 4), (3, 3)):
+        plan = make({"batch_size": 7, "threads": 1}, material, CPU, Bound(minutes=1), time.monotonic(), ranks)
+        assert plan.training.batch_size == 7
+        assert set(timed) == {share}
+        timed.clear()
 
 
 def test_texts_that_differ_are_found(tmp_path: Path) -> None:

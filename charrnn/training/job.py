@@ -66,7 +66,7 @@ def run(
         # Hashed before the plan, which reckons with the time that is gone.
         kept = part(TrainingConfig, asked).val_fraction
         grams, more = ranks.together(lambda: index.hashed(material, kept) if ranks.first else (None, ()))
-        plan = together.planned(ranks, lambda: _planned(asked, material, device, bound, started_at, base))
+        plan = together.planned(ranks, lambda: _planned(asked, material, device, bound, started_at, base, ranks))
         folder = _claimed(ranks, name, material.survey.name, root)
         try:
             with durable.locked(folder / runs.LOCK_FILE) if ranks.first else contextlib.nullcontext():
@@ -124,10 +124,11 @@ def _claimed(ranks: Ranks, name: str | None, stem: str, root: Path) -> Path:
 
 
 def _planned(
-    asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float, base: Base | None
-) -> Plan:
+    asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float, base: Base | None,
+    ranks: Ranks,
+) -> Plan:  # fmt: skip
     """Every setting; of a run that begins with a model, with its shape."""
-    plan = planning.make(asked, material, device, bound, started_at)
+    plan = planning.make(asked, material, device, bound, started_at, ranks.count)
     return base.planned(plan, asked, material) if base else plan
 
 
@@ -154,7 +155,8 @@ def resume(
         training, moved = here(training)
         device, material = ranks.together(lambda: _again(corpus, saved, model, training, ranks))
         together.check_devices(ranks, device)
-        training = together.settled(ranks, lambda: _longer(training, saved, bound, model.config, material, device, started_at))
+        longer = functools.partial(_longer, training, saved, bound, model.config, material, device, started_at, ranks)
+        training = together.settled(ranks, longer)
         run = ranks.together(
             lambda: _resumed_run(folder, content, saved, model, training, material, device, started_at, stop, ranks)
         )
@@ -286,7 +288,7 @@ def _begin_with(base: Base, run: Run, material: Material) -> None:
 
 def _longer(
     training: TrainingConfig, saved: Mapping[str, Any], bound: Bound, model: ModelConfig, material: Material,
-    device: torch.device, started_at: float,
+    device: torch.device, started_at: float, ranks: Ranks,
 ) -> TrainingConfig:  # fmt: skip
     """The settings with the new bound, which must lie beyond the old one; no bound keeps the old one."""
     if not bound.given:
@@ -303,7 +305,7 @@ def _longer(
         facts = planning.facts_of(material)
         steps = round(bound.epochs * facts.train_tokens / facts.tokens_per_step(training))
     elif bound.minutes is not None:
-        seconds = seconds_per_step(model, training, material.data.train, device)
+        seconds = seconds_per_step(model, planning.one_of(ranks.count, training), material.data.train, device)
         left = max(0.0, bound.minutes * 60 - (time.monotonic() - started_at))
         steps = int(saved["step"]) + int(left / seconds * RESUMED_SHARE)
     if steps < training.steps:
