@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from charrnn.errors import CharrnnError, UsageError
 from charrnn.launch import Launch, launch
 from charrnn.runs import checkpoint
 from charrnn.runs.checkpoint import tensor_digest
-from charrnn.training import evaluate, job, planning
+from charrnn.training import evaluate, job, language, planning
 from charrnn.training import together as together_on
 from charrnn.training.distributed import ALONE, Ranks, joined
 from charrnn.training.events import Evaluated
 from charrnn.training.learner import Learner
+from charrnn.training.loss import Loss
 from charrnn.training.material import Material, read
 from charrnn.training.planning import make
 from charrnn.training.recipe import Bound
@@ -397,6 +399,36 @@ def test_torchrun_itself(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert checkpoint.read(Path("checkpoints/x/last.safetensors")).metadata["resume"]["ranks"] == 2
+
+
+def test_a_step_that_is_not_finite_on_one_rank_is_left_out_by_all(tmp_path: Path) -> None:
+    path, wishes = written(tmp_path, "language")
+
+    def work(ranks: Ranks) -> dict[str, Any]:
+        material, model, training = prepared(path, wishes)
+        learner, plain = Learner(model, training, material.data.train, CPU, ranks), language.loss
+
+        def loss(*given: Any) -> Loss:
+            cost = plain(*given)
+            return replace(cost, nats=cost.nats * torch.nan) if ranks.rank == 1 and learner.step == 3 else cost
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(language, "loss", loss)
+            digests = [_made(learner, steps) for steps in (3, 1, 2)]
+        return {"digests": digests, "skipped": learner.take_means().skipped, "step": learner.step}
+
+    one, other = spread(work)
+    assert one == other
+    before, left_out, after = one["digests"]
+    assert before == left_out != after
+    assert (one["skipped"], one["step"]) == (1, 6)
+
+
+def _made(learner: Learner, steps: int) -> str:
+    """What so many more steps make of the weights, and of what is remembered of them."""
+    for _ in range(steps):
+        learner.advance()
+    return tensor_digest({name: array for name, array in learner.tensors().items() if not name.startswith("random/")})
 
 
 def test_what_a_launcher_says() -> None:
