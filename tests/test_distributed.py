@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ import pytest
 import torch
 
 from charrnn.config import ModelConfig, TrainingConfig
-from charrnn.errors import UsageError
+from charrnn.errors import CharrnnError, UsageError
 from charrnn.launch import Launch, launch
 from charrnn.runs import checkpoint
 from charrnn.runs.checkpoint import tensor_digest
-from charrnn.training import evaluate, job
+from charrnn.training import evaluate, job, language, planning
+from charrnn.training import together as together_on
 from charrnn.training.distributed import ALONE, Ranks, joined
+from charrnn.training.events import Evaluated
 from charrnn.training.learner import Learner
+from charrnn.training.loss import Loss
 from charrnn.training.material import Material, read
 from charrnn.training.planning import make
 from charrnn.training.recipe import Bound
@@ -218,6 +222,101 @@ def test_what_is_wrong_is_told_by_one(tmp_path: Path, more: list[str], code: int
     assert not any(Path("checkpoints").glob("*/*.safetensors"))
 
 
+def test_one_rank_alone_tells_what_all_find(tmp_path: Path) -> None:
+    text(tmp_path)
+    few, lost = ["words.txt", "--batch-size", "1", "--steps", "5"], ["missing.txt", "--steps", "5"]
+    for arguments in (few, lost, ["--resume", "nothing"]):
+        ended = together(2, lambda rank, said=arguments: command("train", *said)())  # type: ignore[misc]
+        assert [len(one.err) > 0 for one in ended] == [True, False], ended
+
+    def diverges(rank: int) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Learner, "check_finite", lambda self: (_ for _ in ()).throw(self._diverged("weights")))
+            return command("train", "words.txt", "--steps", "5", "--hidden-size", "8", "--batch-size", "4", "--window", "8")()
+
+    ended = together(2, diverges)
+    assert [one.code for one in ended] == [1, 1]
+    assert [b"diverged" in one.err for one in ended] == [True, False], ended
+    assert ended[1].err == b""
+
+
+def test_a_lost_best_model_is_forgotten_by_all(tmp_path: Path) -> None:
+    text(tmp_path)
+    trained(tmp_path, 2, "broken", stop_at=11)
+    last = checkpoint.read(Path("broken/x/last.safetensors"))
+    last.metadata["resume"]["best"] |= {"loss": 0.001, "since": 0}
+    checkpoint.write(Path("broken/x/last.safetensors"), last.metadata, last.tensors)
+    Path("broken/x/model.safetensors").unlink()
+
+    def work(rank: int) -> int:
+        for event in job.resume(Path("broken/x")):
+            if isinstance(event, Evaluated):  # the first alone tells of samples, too
+                print(event.best)
+        return 0
+
+    ended = together(2, work)
+    assert [b"True" in one.out for one in ended] == [True, True], ended
+    assert ended[0].out == ended[1].out
+
+
+def test_only_the_first_needs_the_folder_of_a_run_that_goes_on(tmp_path: Path) -> None:
+    path = text(tmp_path)
+    trained(tmp_path, 2, "checkpoints", stop_at=11)
+    (tmp_path / "elsewhere").mkdir()
+
+    def work(rank: int) -> int:
+        os.chdir(tmp_path / "elsewhere" if rank else tmp_path)
+        return command("train", "--resume", "x", str(path))()
+
+    ended = together(2, work)
+    assert [one.code for one in ended] == [0, 0], ended
+    assert checkpoint.read(Path("checkpoints/x/last.safetensors")).metadata["resume"]["step"] == 30
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_devices_of_two_kinds_are_refused() -> None:
+    def work(rank: int) -> int:
+        with joined() as ranks:
+            together_on.check_devices(ranks, CPU)
+            try:
+                together_on.check_devices(ranks, torch.device("cpu" if rank else "cuda"))
+            except CharrnnError as error:
+                print(f"{type(error).__name__} {error.message}")
+        return 0
+
+    one, other = together(2, work)
+    assert one.out == b"Elsewhere \n"
+    assert b"UsageError rank 0 learns on a device of the kind cuda, this one on cpu" in other.out
+
+
+def test_a_folder_that_the_others_never_heard_of_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(self: Ranks, data: bytes = b"") -> bytes:
+        assert Path("checkpoints/x").is_dir()
+        raise CharrnnError("another rank is gone")
+
+    monkeypatch.setattr(Ranks, "tell", gone)
+    monkeypatch.setattr(Ranks, "agree", lambda self, numbers: [0.0] * len(numbers))
+    with pytest.raises(CharrnnError, match="gone"):
+        job._claimed(Ranks(0, 2, 0, 2), None, "x", Path("checkpoints"))
+    assert not Path("checkpoints/x").exists()
+
+
+def test_what_is_timed_is_the_share_of_one_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = []
+
+    def seconds_per_step(model: ModelConfig, training: TrainingConfig, *_: Any, **__: Any) -> float:
+        timed.append(training.batch_size)
+        return 0.01
+
+    monkeypatch.setattr(planning, "seconds_per_step", seconds_per_step)
+    material, _ = read([str(text(tmp_path))], {}, 0.1)
+    for ranks, share in ((1, 7), (2, 4), (3, 3)):
+        plan = make({"batch_size": 7, "threads": 1}, material, CPU, Bound(minutes=1), time.monotonic(), ranks)
+        assert plan.training.batch_size == 7
+        assert set(timed) == {share}
+        timed.clear()
+
+
 def test_texts_that_differ_are_found(tmp_path: Path) -> None:
     def work(rank: int) -> int:
         path = Path(f"at-{rank}.txt")
@@ -300,6 +399,36 @@ def test_torchrun_itself(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert checkpoint.read(Path("checkpoints/x/last.safetensors")).metadata["resume"]["ranks"] == 2
+
+
+def test_a_step_that_is_not_finite_on_one_rank_is_left_out_by_all(tmp_path: Path) -> None:
+    path, wishes = written(tmp_path, "language")
+
+    def work(ranks: Ranks) -> dict[str, Any]:
+        material, model, training = prepared(path, wishes)
+        learner, plain = Learner(model, training, material.data.train, CPU, ranks), language.loss
+
+        def loss(*given: Any) -> Loss:
+            cost = plain(*given)
+            return replace(cost, nats=cost.nats * torch.nan) if ranks.rank == 1 and learner.step == 3 else cost
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(language, "loss", loss)
+            digests = [_made(learner, steps) for steps in (3, 1, 2)]
+        return {"digests": digests, "skipped": learner.take_means().skipped, "step": learner.step}
+
+    one, other = spread(work)
+    assert one == other
+    before, left_out, after = one["digests"]
+    assert before == left_out != after
+    assert (one["skipped"], one["step"]) == (1, 6)
+
+
+def _made(learner: Learner, steps: int) -> str:
+    """What so many more steps make of the weights, and of what is remembered of them."""
+    for _ in range(steps):
+        learner.advance()
+    return tensor_digest({name: array for name, array in learner.tensors().items() if not name.startswith("random/")})
 
 
 def test_what_a_launcher_says() -> None:

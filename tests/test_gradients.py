@@ -14,13 +14,15 @@ import torch
 from charrnn.errors import CharrnnError
 from charrnn.runs import checkpoint
 from charrnn.runs.checkpoint import tensor_digest
+from charrnn.training import device as machine
 from charrnn.training import job
 from charrnn.training.distributed import ALONE, Ranks, joined
 from charrnn.training.events import Adjusted, Event, Started
+from charrnn.training.learner import Learner
 from charrnn.training.recipe import Bound
 from charrnn.training.tasks import TASKS
 from tests.ranks import together
-from tests.test_distributed import KINDS, SMALL, in_float64, text, written
+from tests.test_distributed import KINDS, SMALL, in_float64, prepared, text, written
 from tests.test_learner import advance, make
 
 SHORT = (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError())
@@ -116,6 +118,19 @@ def test_where_one_rank_is_short_all_take_less(tmp_path: Path) -> None:
         found = np.load(tmp_path / f"{rank}.npz", allow_pickle=False)
         for name, array in expected.items():
             np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-9 * max(1.0, float(np.abs(array).max())), err_msg=name)
+
+
+def test_a_rank_with_nothing_of_the_first_batch_has_a_scale_of_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, wishes = written(tmp_path, "classify")
+    material, model, training = prepared(path, wishes)
+    monkeypatch.setattr(machine, "resolve_precision", lambda precision, device: "fp16")
+    for name in ("add", "copy"):
+        monkeypatch.setattr(Ranks, name, lambda self, tensors: None)
+    monkeypatch.setattr(Ranks, "any", lambda self, wish: wish)
+    monkeypatch.setattr(Ranks, "share", lambda self, width: slice(0, 0))
+    learner = Learner(model, training, material.data.train, torch.device("cpu"), Ranks(0, 2))
+    learner.advance()
+    assert learner.progress()["scaler"]["scale"] == 65536
 
 
 def test_shares_and_parts_of_a_window() -> None:

@@ -35,6 +35,25 @@ def test_what_is_learnt_is_the_same() -> None:
     assert tensor_digest(advance(learner, 12).tensors()) == tensor_digest(advance(make(micro_batch=3), 12).tensors())
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_tokens_out_of_the_cache_may_not_be_written_to_and_are_not(kind: type[np.generic]) -> None:
+    tokens = np.arange(100).astype(kind)
+    tokens.flags.writeable = False  # torch warns of such a one, and a warning is an error here
+    kept = resident.resident(CPU, Streams(tokens, 2, 9, 3)).kept
+    assert kept.tolist() == tokens.tolist()
+    kept[0] = 7
+    assert tokens[0] == 0
+
+
+def test_where_there_is_no_room_for_the_text_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(resident, "resident", short)
+    feed = make().feed
+    assert resident.kept_on(torch.device("cuda"), feed) is feed
+
+
 def test_on_a_cpu_nothing_moves() -> None:
     feed = make().feed
     assert resident.kept_on(CPU, feed) is feed

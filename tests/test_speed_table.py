@@ -97,7 +97,7 @@ def test_shares_are_those_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_muon_multiplies_as_is_reckoned(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charrnn.training.device.WORKING", {(precision, "cpu")})
     learner = Learner(SMALL, replace(FOUR_BY_TWO, precision=precision), np.full(300, 4, np.uint8), CPU)
-    assert learner.optimizers[1].product == speed.DTYPES[step_speed._product(precision)]  # type: ignore[attr-defined]
+    assert learner.optimizers[1].product == speed.DTYPES[step_speed.product_in(precision)]  # type: ignore[attr-defined]
 
 
 def test_a_copy_is_read_and_written(monkeypatch: pytest.MonkeyPatch) -> None:

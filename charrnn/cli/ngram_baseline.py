@@ -6,8 +6,6 @@ never what is scored. Knows nothing of how it is counted (text/kneser_ney.py doe
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from charrnn.errors import CheckpointError, CorpusError, UsageError
 from charrnn.runs import checkpoint
 from charrnn.runs.model import LAST_FILE, Model
 from charrnn.text import corpus, kneser_ney, overlap
+from charrnn.text.sources import is_kept
 from charrnn.text.tokenizers import EOS
 
 if TYPE_CHECKING:
@@ -120,19 +119,12 @@ def _where_it_was(model: Model) -> list[Source]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise CorpusError(f"this is not the text that {model.name!r} was trained on, and where that lies is not known.", NAME_IT)
     for name in names:
-        if not _is_kept(name):
+        if not is_kept(name):
             raise CorpusError(f"the text that {model.name!r} was trained on is no longer where it was: {name[:200]!r}.", NAME_IT)
     sources = corpus.find_sources(names)
     if corpus.raw_digest(sources) != _digest(model):
         raise CorpusError(f"the text that {model.name!r} was trained on has changed since: {names[0][:200]!r}.", NAME_IT)
     return sources
-
-
-def _is_kept(name: str) -> bool:
-    """Whether it is something that has an end: a file, a folder or a pattern, no pipe and no device."""
-    if "\0" in name:
-        return False
-    return os.path.isfile(name) or os.path.isdir(name) or (glob.has_magic(name) and not os.path.exists(name))
 
 
 def _report(model: Model, baseline: Baseline, report: Report) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import sys
 from collections.abc import Generator, Mapping
@@ -192,12 +193,13 @@ def _events(
 ) -> Generator[Event, None, None]:  # fmt: skip
     from charrnn.runs import registry
 
-    run = registry.resolve(resume or None, root, resumable=True) if resume is not None else None  # before torch is loaded
+    find = functools.partial(registry.resolve, resume or None, root, resumable=True)
+    run = find() if resume is not None and launch().count == 1 else find  # before torch is loaded
     from charrnn.training import job
     from charrnn.training.recipe import Bound
 
     limit = Bound(**bound)
-    if run is None:
+    if resume is None:
         return job.run(corpus, asked=asked, name=name, root=root, bound=limit, started_at=main.STARTED_AT, stop=stop, base=base)
     return job.resume(run, corpus=corpus, bound=limit, started_at=main.STARTED_AT, stop=stop)
 

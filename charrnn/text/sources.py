@@ -94,6 +94,13 @@ class Source:
                 yield file
 
 
+def is_kept(name: str) -> bool:
+    """Whether what a file names can be read again, and has an end: a file, a folder or a glob, no pipe and no device."""
+    if "\0" in name:
+        return False
+    return os.path.isfile(name) or os.path.isdir(name) or (glob.has_magic(name) and not os.path.exists(name))
+
+
 def find_sources(arguments: Sequence[str], stdin: Readable | None = None) -> list[Source]:
     """The sources that `arguments` name (see the module's docstring); `stdin` stands in for standard input.
 

@@ -112,6 +112,10 @@ class Ranks(Launch):
             raise error if error is not None and failed.index(1.0) == self.rank else Elsewhere()
         return result
 
+    def alike(self, error: CharrnnError) -> CharrnnError:
+        """What to raise for an error that all ranks meet at the same place: the first alone tells it."""
+        return error if self.first else Elsewhere()
+
 
 ALONE = Ranks()
 

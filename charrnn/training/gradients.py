@@ -100,8 +100,7 @@ class Gradients:
         """Half as many streams at once as were tried: the same on every rank."""
         tried = min(micro_batch or width, -(-width // self.ranks.count))
         if tried == 1:
-            raise CharrnnError(
-                f"there is not enough memory for a step, even with one of the {width:,} streams at a time.",
-                "Try a smaller --hidden-size or --window, or a machine with more memory.",
-            )
+            found = f"there is not enough memory for a step, even with one of the {width:,} streams at a time."
+            hint = "Try a smaller --hidden-size or --window, or a machine with more memory."
+            raise self.ranks.alike(CharrnnError(found, hint))
         return -(-tried // 2)

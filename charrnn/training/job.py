@@ -6,6 +6,7 @@ The one place that knows the whole order of things. Yields the trainer's events 
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -60,14 +61,16 @@ def run(
     with joined() as ranks:
         asked = ranks.together(lambda: _checked(wishes, name if ranks.first else None, root, base))
         device, material, notes = ranks.together(lambda: _prepared(corpus, asked, base, ranks))
+        together.check_devices(ranks, device)
         together.check_same(ranks, material)
         # Hashed before the plan, which reckons with the time that is gone.
-        grams, more = index.hashed(material, part(TrainingConfig, asked).val_fraction) if ranks.first else (None, ())
-        plan = together.planned(ranks, lambda: _planned(asked, material, device, bound, started_at, base))
-        folder = Path(ranks.first_does(lambda: str(registry.create(name, name or material.survey.name, root))))
+        kept = part(TrainingConfig, asked).val_fraction
+        grams, more = ranks.together(lambda: index.hashed(material, kept) if ranks.first else (None, ()))
+        plan = together.planned(ranks, lambda: _planned(asked, material, device, bound, started_at, base, ranks))
+        folder = _claimed(ranks, name, material.survey.name, root)
         try:
             with durable.locked(folder / runs.LOCK_FILE) if ranks.first else contextlib.nullcontext():
-                index.keep(folder, material, grams)
+                ranks.together(functools.partial(index.keep, folder, material, grams))
                 del grams  # four bytes for each character, for which training has a better use
                 run = _new_run(folder, material, plan, device, started_at, stop, ranks)
                 if base is not None:
@@ -106,16 +109,31 @@ def _prepared(
     return device, material, notes
 
 
+def _claimed(ranks: Ranks, name: str | None, stem: str, root: Path) -> Path:
+    """The folder of a new run, made by the first rank; it does not stay if another is gone before it hears of it."""
+    with contextlib.ExitStack() as undo:
+
+        def create() -> str:
+            folder = registry.create(name, name or stem, root)
+            undo.callback(registry.clear, folder)
+            return str(folder)
+
+        folder = Path(ranks.first_does(create))
+        undo.pop_all()
+    return folder
+
+
 def _planned(
-    asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float, base: Base | None
-) -> Plan:
+    asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float, base: Base | None,
+    ranks: Ranks,
+) -> Plan:  # fmt: skip
     """Every setting; of a run that begins with a model, with its shape."""
-    plan = planning.make(asked, material, device, bound, started_at)
+    plan = planning.make(asked, material, device, bound, started_at, ranks.count)
     return base.planned(plan, asked, material) if base else plan
 
 
 def resume(
-    path: Path,
+    path: Path | Callable[[], Path],
     *,
     corpus: Sequence[str] = (),
     bound: Bound | None = None,
@@ -124,34 +142,37 @@ def resume(
 ) -> Generator[Event, None, None]:
     """Go on with a run exactly where its last save stands; only a longer bound may be given.
 
-    Where its device is not there, it goes on on one that is, and says so.
+    `path` is its folder, or what finds it, on the first rank alone: others may be on machines without it. Where the run's
+    device is not there, it goes on on one that is, and says so.
 
     Raises CheckpointError (nothing to resume), CorpusError (the text is gone or has changed), UsageError.
     """
     started_at, bound = time.monotonic() if started_at is None else started_at, bound or Bound()
-    folder = path if path.is_dir() else path.parent
     with joined() as ranks, contextlib.ExitStack() as owning:
-        ranks.together(lambda: _own(path, folder, owning) if ranks.first else None)
+        folder = Path(ranks.first_does(lambda: str(_own(path() if callable(path) else path, owning))))
         content = _read_last(folder, ranks)
         model, saved, training = ranks.together(lambda: _understood(content, folder))
         training, moved = here(training)
         device, material = ranks.together(lambda: _again(corpus, saved, model, training, ranks))
-        training = together.settled(ranks, lambda: _longer(training, saved, bound, model.config, material, device, started_at))
-        run = _resumed_run(folder, content, saved, model, training, material, device, started_at, stop, ranks)
+        together.check_devices(ranks, device)
+        longer = functools.partial(_longer, training, saved, bound, model.config, material, device, started_at, ranks)
+        training = together.settled(ranks, longer)
+        run = ranks.together(
+            lambda: _resumed_run(folder, content, saved, model, training, material, device, started_at, stop, ranks)
+        )
         run.extended = run.extended or bool(moved)
-        lost: tuple[str, ...] = ()
-        if ranks.first:
-            index.renew(folder, material, training.val_fraction)
-            durable.cut_log(folder / runs.METRICS_FILE, int(saved["metrics_bytes"]))
-            lost = _lost_best(run)
+        lost = tuple(ranks.first_does(lambda: _put_in_order(run, material, int(saved["metrics_bytes"]))))
+        if lost:  # on every rank, or they would not stop early together
+            run.best = Best()
         lost += together.other_ranks(ranks, saved["ranks"])
         if not bound.given:
             run.deadline = Deadline.from_json(saved["deadline"])
         yield from account.events(run, material, (f"resumed at step {run.learner.step:,} of {training.steps:,}", *moved, *lost))
 
 
-def _own(path: Path, folder: Path, owning: contextlib.ExitStack) -> None:
-    """Lock the run in `folder`, which `path` named; raises CheckpointError if there is none to go on with."""
+def _own(path: Path, owning: contextlib.ExitStack) -> Path:
+    """Lock the run that `path` names, and give its folder; raises CheckpointError if there is none to go on with."""
+    folder = path if path.is_dir() else path.parent
     if not (folder / runs.LAST_FILE).is_file():
         text = path.is_file() and path.suffix != ".safetensors"
         hint = "The run comes first: `charrnn train --resume RUN FILE`." if text else "Train it anew: `charrnn train FILE`."
@@ -159,6 +180,7 @@ def _own(path: Path, folder: Path, owning: contextlib.ExitStack) -> None:
     _check_files(folder)
     owning.enter_context(durable.locked(folder / runs.LOCK_FILE))
     durable.sweep(folder)
+    return folder
 
 
 def _understood(content: checkpoint.Checkpoint, folder: Path) -> tuple[runs.Model, dict[str, Any], TrainingConfig]:
@@ -208,16 +230,17 @@ def _check_files(folder: Path) -> None:
             raise CheckpointError(f"{str(path)!r} is no file, but a link or a device.", "Remove it, or put a file in its place.")
 
 
-def _lost_best(run: Run) -> tuple[str, ...]:
-    """Forget a best model that is damaged or gone, so that the next evaluation puts another in its place; says so."""
+def _put_in_order(run: Run, material: Material, metrics_bytes: int) -> list[str]:
+    """Make the other files of a run those of its last save; words about a best model that is damaged or gone."""
+    index.renew(run.folder, material, run.learner.training.val_fraction)
+    durable.cut_log(run.folder / runs.METRICS_FILE, metrics_bytes)
     if not np.isfinite(run.best.loss):
-        return ()
+        return []
     try:
         runs.load(run.folder / runs.MODEL_FILE)
     except CheckpointError:
-        run.best = Best()
-        return (f"the best model, of before, is damaged or gone: {runs.MODEL_FILE} is written anew at the next evaluation",)
-    return ()
+        return [f"the best model, of before, is damaged or gone: {runs.MODEL_FILE} is written anew at the next evaluation"]
+    return []
 
 
 def _read_last(folder: Path, ranks: Ranks) -> checkpoint.Checkpoint:
@@ -265,7 +288,7 @@ def _begin_with(base: Base, run: Run, material: Material) -> None:
 
 def _longer(
     training: TrainingConfig, saved: Mapping[str, Any], bound: Bound, model: ModelConfig, material: Material,
-    device: torch.device, started_at: float,
+    device: torch.device, started_at: float, ranks: Ranks,
 ) -> TrainingConfig:  # fmt: skip
     """The settings with the new bound, which must lie beyond the old one; no bound keeps the old one."""
     if not bound.given:
@@ -282,7 +305,7 @@ def _longer(
         facts = planning.facts_of(material)
         steps = round(bound.epochs * facts.train_tokens / facts.tokens_per_step(training))
     elif bound.minutes is not None:
-        seconds = seconds_per_step(model, training, material.data.train, device)
+        seconds = seconds_per_step(model, planning.one_of(ranks.count, training), material.data.train, device)
         left = max(0.0, bound.minutes * 60 - (time.monotonic() - started_at))
         steps = int(saved["step"]) + int(left / seconds * RESUMED_SHARE)
     if steps < training.steps:

@@ -78,6 +78,7 @@ class Learner:
                 part.flatten_parameters()  # for cuDNN, which otherwise copies the weights together at each call
         self.optimizers = optimizers_of(self.network, training, self.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.scaler.scale(torch.zeros((), device=device))  # now, as a rank's share of the first batch may be of nothing
         self.feed = resident.kept_on(device, self.task.feed(data, training))
         self.gradients = Gradients(self.task, self.network, device, self.precision, ranks)
         self.cursor = Cursor()
@@ -187,12 +188,12 @@ class Learner:
 
     def _check_skips(self) -> None:
         if int(self._skips[2]) >= MOST_SKIPPED:
-            raise _diverged(self.step, f"{MOST_SKIPPED} steps in a row were not finite")
+            raise self._diverged(f"{MOST_SKIPPED} steps in a row were not finite")
 
     def check_finite(self) -> None:
         """Raise CharrnnError if a weight is not finite; called before an evaluation."""
         if not all(bool(torch.isfinite(w).all()) for network in (self.network, self.average) for w in network.parameters()):
-            raise _diverged(self.step, "weights are not finite")
+            raise self._diverged("weights are not finite")
 
     def _update_average(self, finite: Tensor) -> None:
         """Soon only every few steps, by as much as so many would have moved it: it follows as well at a part of the cost."""
@@ -233,7 +234,7 @@ class Learner:
             most = LARGEST_WEIGHT if name.startswith(AVERAGE) else sys.float_info.max
             low, high = float(array.min(initial=0)), float(array.max(initial=0))  # nan if one of them is
             if array.dtype.kind == "f" and not -most <= low <= high <= most:
-                raise _diverged(self.step, f"{name} is not finite, or beyond all measure")
+                raise self._diverged(f"{name} is not finite, or beyond all measure")
         return tensors
 
     def progress(self) -> dict[str, Any]:
@@ -277,9 +278,7 @@ class Learner:
             self.scaler.load_state_dict(dict(progress["scaler"]))
         snapshot.restore_randoms(self.ranks, self.device, tensors)
 
-
-def _diverged(step: int, what: str) -> CharrnnError:
-    return CharrnnError(
-        f"training diverged at step {step:,}: {what}. What was saved before is untouched.",
-        "Try a lower --learning-rate (half of it), a smaller --clip, or --precision fp32.",
-    )
+    def _diverged(self, what: str) -> CharrnnError:
+        found = f"training diverged at step {self.step:,}: {what}. What was saved before is untouched."
+        hint = "Try a lower --learning-rate (half of it), a smaller --clip, or --precision fp32."
+        return self.ranks.alike(CharrnnError(found, hint))

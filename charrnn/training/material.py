@@ -5,8 +5,6 @@ Knows how settings and a last save say what is to be read; knows nothing of trai
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -18,6 +16,7 @@ from charrnn.text import corpus as texts
 from charrnn.text import tokenizers
 from charrnn.text.corpus import Source, Survey, TokenData
 from charrnn.text.examples import Parts
+from charrnn.text.sources import is_kept
 from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import lessons
 from charrnn.training.saved import saved_config
@@ -118,7 +117,7 @@ def read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Mode
     named = tuple(corpus) or tuple(saved["sources"])
     if "-" in named and not corpus:
         raise CorpusError("this run read its text from standard input.", "Give the text again: charrnn train --resume RUN FILE.")
-    if not corpus and (odd := [name for name in named if not _is_kept(name)]):  # a stranger's may name what has no end
+    if not corpus and (odd := [name for name in named if not is_kept(name)]):  # a stranger's may name what has no end
         found = f"the text of this run is no longer where it was: {odd[0][:200]!r} is no file or folder."
         raise CorpusError(found, "Name the text: charrnn train --resume RUN FILE.")
     sources = texts.find_sources(named)
@@ -134,11 +133,6 @@ def read_again(corpus: Sequence[str], saved: Mapping[str, Any], model: runs.Mode
     survey = texts.survey(sources, reading)
     data = texts.tokenize(sources, reading, model.tokenizer, survey, training.val_fraction)
     return Material(named, tuple(sources), survey, reading, units, model.tokenizer, data)
-
-
-def _is_kept(name: str) -> bool:
-    """Whether a source is something that can be read again: a file, a folder or a glob, no pipe and no device."""
-    return os.path.isfile(name) or os.path.isdir(name) or (glob.has_magic(name) and not os.path.exists(name))
 
 
 def check_validation(data: TokenData | Parts, val_fraction: float) -> None:

@@ -31,6 +31,13 @@ def rate_share(training: TrainingConfig, step: int) -> float:
     return {"linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left), "constant": 1.0}[training.schedule]
 
 
+def product_in(precision: str) -> str:
+    """The precision in which Muon multiplies, by that of the network: bf16 where that is as short and there are units for it."""
+    if precision == "fp16":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return precision
+
+
 def optimizers_of(network: Network, training: TrainingConfig, precision: str) -> list[torch.optim.Optimizer]:
     """Muon for the recurrent layers' matrices (not for one-hot inputs, which are rows of their own), AdamW for the rest.
 
@@ -46,8 +53,7 @@ def optimizers_of(network: Network, training: TrainingConfig, precision: str) ->
     betas, fused = (float(training.beta1), float(training.beta2)), next(network.parameters()).device.type in ("cpu", "cuda")
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=training.learning_rate, betas=betas, fused=fused)]
     if chosen:
-        short = precision == "bf16" or (precision == "fp16" and torch.cuda.is_bf16_supported(including_emulation=False))
-        product = torch.bfloat16 if short else next(network.parameters()).dtype
+        product = torch.bfloat16 if product_in(precision) == "bf16" else next(network.parameters()).dtype
         optimizers.append(
             Muon(orthogonal, lr=training.muon_learning_rate, momentum=training.muon_momentum,
                  weight_decay=training.muon_weight_decay, product=product)

@@ -57,8 +57,10 @@ def facts_of(material: Material) -> Facts:
     return Facts(len(data.train), len(data.val), vocabulary)
 
 
-def make(asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float) -> Plan:
-    """Every setting; measures where the time is the bound."""
+def make(
+    asked: Mapping[str, Any], material: Material, device: torch.device, bound: Bound, started_at: float, ranks: int = 1
+) -> Plan:
+    """Every setting; measures where the time is the bound, of so many ranks what one of them will do."""
     wishes = {name: value for name, value in asked.items() if name != "vocab_size"} | _found(material)
     plan_of = recipe.plan if material.task == "language" else recipe_examples.plan
     timed, notes = bound.minutes is not None or not bound.given, tuple[str, ...]()
@@ -67,15 +69,22 @@ def make(asked: Mapping[str, Any], material: Material, device: torch.device, bou
     facts = facts_of(material)
     if not wishes.get("threads"):
         wishes["threads"] = torch.get_num_threads()
-        if timed and device.type == "cpu" and wishes["threads"] > 1 and _busy(wishes, material, device):
+        if timed and device.type == "cpu" and wishes["threads"] > 1 and _busy(wishes, material, device, ranks):
             wishes["threads"], notes = 1, ("threads: 1, faster here and now",)
             torch.set_num_threads(1)
-    timer = lambda model, training, seconds: seconds_per_step(model, training, material.data.train, device, seconds)  # noqa: E731
+    timer = lambda model, training, seconds: seconds_per_step(  # noqa: E731
+        model, one_of(ranks, training), material.data.train, device, seconds
+    )
     gone = lambda: time.monotonic() - started_at  # noqa: E731
     plan = plan_of(wishes, facts, bound, gone, timer)
     if device.type == "cuda" and (better := precision.faster(plan, asked, timer)):
         plan, notes = plan_of({**wishes, **better.wishes}, facts, bound, gone, timer), (*notes, better.note)
     return replace(plan, notes=(*notes, *plan.notes))
+
+
+def one_of(ranks: int, training: TrainingConfig) -> TrainingConfig:
+    """The settings of what one of so many ranks computes in a step: its share of the streams."""
+    return replace(training, batch_size=-(-training.batch_size // ranks))
 
 
 def _found(material: Material) -> dict[str, Any]:
@@ -92,7 +101,7 @@ def _found(material: Material) -> dict[str, Any]:
     return found
 
 
-def _busy(wishes: Mapping[str, Any], material: Material, device: torch.device) -> bool:
+def _busy(wishes: Mapping[str, Any], material: Material, device: torch.device, ranks: int) -> bool:
     """Whether one thread outruns all of them: so small are the products, or another program holds a core."""
     if isinstance(material.data, Parts):
         forever = Bound(steps=1000)
@@ -105,6 +114,6 @@ def _busy(wishes: Mapping[str, Any], material: Material, device: torch.device) -
     seconds, most, threads = dict[int, float](), math.inf, wishes["threads"]
     for count in (1, threads):
         torch.set_num_threads(count)
-        seconds[count] = seconds_per_step(model, training, material.data.train, device, most=most)
+        seconds[count] = seconds_per_step(model, one_of(ranks, training), material.data.train, device, most=most)
         most = BUSY_LOOK * seconds[count]
     return seconds[1] < seconds[threads]

@@ -36,11 +36,14 @@ def kept_on(device: torch.device, feed: Feed[Any]) -> Feed[Any]:
     """The feed, its text on the `device` if that is a GPU with room for it."""
     if device.type != "cuda" or not isinstance(feed, Streams) or len(feed.tokens) > MOST_TOKENS:
         return feed
-    return resident(device, feed)
+    try:
+        return resident(device, feed)
+    except torch.OutOfMemoryError:
+        return feed
 
 
 def resident(device: torch.device, feed: Streams) -> Resident:
     """The same streams over tokens on the `device`, one byte each where that is enough."""
-    tokens = np.asarray(feed.tokens)
-    kept = torch.from_numpy(tokens if tokens.dtype == np.uint8 else tokens.astype(np.int32)).to(device)
+    kind = np.uint8 if feed.tokens.dtype == np.uint8 else np.int32
+    kept = torch.from_numpy(feed.tokens.astype(kind)).to(device)  # a copy: those of the cache may not be written to
     return Resident(feed.tokens, feed.batch_size, feed.window, feed.seed, feed.reset, kept)

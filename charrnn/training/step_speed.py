@@ -37,6 +37,7 @@ from charrnn.training import device as machine
 from charrnn.training import speed
 from charrnn.training.learner import Learner
 from charrnn.training.muon import ROUNDS
+from charrnn.training.optimizers import product_in
 from charrnn.training.probe import timed
 from charrnn.weights import state_arrays, weight_shapes
 
@@ -104,7 +105,7 @@ def measure(wanted: Wanted) -> Iterator[Row]:
     threads = torch.get_num_threads()
     for layers, hidden in wanted.shapes:
         check(_model(wanted, layers, hidden))
-    rates = _rates({*precisions, *(_product(name) for name in precisions)}, where, threads)
+    rates = _rates({*precisions, *(product_in(name) for name in precisions)}, where, threads)
     for layers, hidden in wanted.shapes:
         for precision in precisions:
             for batch in wanted.batches:
@@ -125,11 +126,6 @@ def _model(wanted: Wanted, layers: int, hidden: int) -> ModelConfig:
     return ModelConfig(
         cell=wanted.cell, vocab_size=VOCABULARY, embedding_size=wanted.embedding_size, hidden_size=hidden, layers=layers
     )
-
-
-def _product(precision: str) -> str:
-    """The precision in which Muon multiplies, by that of the network (optimizers.py)."""
-    return "bf16" if precision == "bf16" else "fp32"
 
 
 def _rates(precisions: set[str], where: torch.device, threads: int) -> Rates:
@@ -190,7 +186,7 @@ def _seconds(model: ModelConfig, training: TrainingConfig, tokens: NDArray[Any],
 def _arithmetic_seconds(model: ModelConfig, training: TrainingConfig, rates: Rates) -> float:
     """What the step's products would take as fast as the large ones."""
     own = step_gigaflops(model, training) / rates.gigaflops[training.precision]
-    return own + muon_gigaflops(model) / rates.gigaflops[_product(training.precision)]
+    return own + muon_gigaflops(model) / rates.gigaflops[product_in(training.precision)]
 
 
 def step_gigaflops(model: ModelConfig, training: TrainingConfig) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from charrnn.config import ModelConfig, TrainingConfig
-from charrnn.errors import CorpusError, UsageError
+from charrnn.errors import CharrnnError, CorpusError, UsageError
 from charrnn.training.distributed import Ranks
 from charrnn.training.material import Material
 from charrnn.training.recipe import Plan
@@ -54,13 +54,25 @@ def check_sources(ranks: Ranks, corpus: Sequence[str]) -> None:
 
 def check_same(ranks: Ranks, material: Material) -> None:
     """Raise CorpusError on a rank that has read another text, or reads it as other tokens, than the first."""
-    mine = f"{material.survey.digest} {material.tokenizer.digest()}".encode()
-    told = ranks.tell(mine)
+    hint = "Put the same files on every machine, and the same version of charrnn."
+    mine = f"{material.survey.digest} {material.tokenizer.digest()}"
+    _compare(ranks, mine, lambda _: CorpusError("the text, or what it is cut into, is not that of rank 0.", hint))
+
+
+def check_devices(ranks: Ranks, device: torch.device) -> None:
+    """Raise UsageError on a rank that would learn on another kind of device than the first: their sums would never meet."""
+    mine = device.type
+    hint = "Train with --device cpu, or start ranks only where there is a GPU."
+    _compare(ranks, mine, lambda first: UsageError(f"rank 0 learns on a device of the kind {first}, this one on {mine}.", hint))
+
+
+def _compare(ranks: Ranks, mine: str, error: Callable[[str], CharrnnError]) -> None:
+    """Raise the error, which is given what the first rank has, on a rank that has something else."""
+    first = ranks.tell(mine.encode()).decode()
 
     def compare() -> None:
-        if told != mine:
-            hint = "Put the same files on every machine, and the same version of charrnn."
-            raise CorpusError("the text, or what it is cut into, is not that of rank 0.", hint)
+        if first != mine:
+            raise error(first)
 
     ranks.together(compare)
 
