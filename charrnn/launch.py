@@ -30,7 +30,7 @@ class Launch:
         if self.count == 1:
             return ""
         nodes = self.count // self.local_count
-        several = f"--nnodes {nodes} " if nodes > 1 else ""
+        several = f"--nnodes {nodes} --node-rank 0 --master-addr HOST " if nodes > 1 else ""
         return f"torchrun {several}--nproc-per-node {self.local_count} -m "
 
 

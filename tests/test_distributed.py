@@ -122,6 +122,7 @@ def test_ranks_are_one_process(tmp_path: Path, kind: str, more: dict[str, Any], 
             np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-9 * max(1.0, float(np.abs(array).max())), err_msg=name)
 
 
+QUICK = ("--steps", "100000", "--hidden-size", "8", "--batch-size", "4", "--window", "8", "--threads", "1")
 RESTLESS = {**SMALL, "layers": 2, "dropout_output": 0.3, "dropout_layers": 0.2, "dropout_embedding": 0.1, "eval_every": 7}
 
 
@@ -181,21 +182,7 @@ def test_another_number_of_ranks_goes_on_and_says_so(tmp_path: Path, before: int
 
 def test_the_command_tells_once_and_repeats(tmp_path: Path) -> None:
     path = text(tmp_path)
-    arguments = (
-        "train",
-        str(path),
-        "--steps",
-        "12",
-        "--hidden-size",
-        "8",
-        "--batch-size",
-        "4",
-        "--window",
-        "8",
-        "--threads",
-        "1",
-    )
-    ended = together(2, lambda rank: command(*arguments)())
+    ended = together(2, lambda rank: command("train", str(path), *QUICK, "--steps", "12")())
     assert [one.code for one in ended] == [0, 0], ended
     assert b"torchrun --nproc-per-node 2 -m charrnn train" in ended[0].err
     assert (ended[1].out, ended[1].err) == (b"", b"")
@@ -332,21 +319,7 @@ def test_texts_that_differ_are_found(tmp_path: Path) -> None:
 
 def test_a_rank_that_dies_ends_the_run_and_what_was_saved_is_whole(tmp_path: Path) -> None:
     path = text(tmp_path)
-    arguments = (
-        "train",
-        str(path),
-        "--steps",
-        "100000",
-        "--hidden-size",
-        "8",
-        "--batch-size",
-        "4",
-        "--window",
-        "8",
-        "--threads",
-        "1",
-    )
-    first, second = start(2, lambda rank: command(*arguments, "--eval-every", "20", "--name", "x")())
+    first, second = start(2, lambda rank: command("train", str(path), *QUICK, "--eval-every", "20", "--name", "x")())
     with running(first), running(second):
         limit = time.monotonic() + 30
         while not Path("checkpoints/x/last.safetensors").exists() and time.monotonic() < limit:
@@ -363,21 +336,7 @@ def test_a_rank_that_dies_ends_the_run_and_what_was_saved_is_whole(tmp_path: Pat
 @pytest.mark.parametrize("who", [0, 1])
 def test_ctrl_c_on_one_rank_ends_all(tmp_path: Path, who: int) -> None:
     path = text(tmp_path)
-    arguments = (
-        "train",
-        str(path),
-        "--steps",
-        "100000",
-        "--hidden-size",
-        "8",
-        "--batch-size",
-        "4",
-        "--window",
-        "8",
-        "--threads",
-        "1",
-    )
-    children = start(2, lambda rank: command(*arguments, "--eval-every", "20", "--name", "x")())
+    children = start(2, lambda rank: command("train", str(path), *QUICK, "--eval-every", "20", "--name", "x")())
     with running(children[0]), running(children[1]):
         limit = time.monotonic() + 30
         while not Path("checkpoints/x/last.safetensors").exists() and time.monotonic() < limit:

@@ -15,6 +15,7 @@ import rich_click
 from click.core import ParameterSource
 
 from charrnn.cli import console, loading, options
+from charrnn.launch import launch
 
 if TYPE_CHECKING:
     from charrnn.training.base import Base
@@ -44,7 +45,7 @@ def agreed(base: Base | None, context: click.Context, asked: Mapping[str, Any]) 
         return dict(asked)
     found = base.contradictions(asked)
     left = [name for name in found if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE]
-    for name in left:
+    for name in left if launch().rank == 0 else ():
         option = name.replace("_", "-")
         console.note(f"{option} = {asked[name]} of the environment or a file is left out: {base.model.name} decides it")
     agreed = {name: value for name, value in asked.items() if name not in left}

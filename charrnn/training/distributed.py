@@ -25,7 +25,8 @@ from charrnn.errors import CharrnnError, Elsewhere
 from charrnn.launch import Launch, launch
 
 T = TypeVar("T")
-PATIENCE = datetime.timedelta(minutes=10)  # how long a rank waits for the others: one may be reading a long text
+PATIENCE = datetime.timedelta(hours=1)  # how long a rank waits for the others: one may be reading a long text (text/cache.py)
+SPEAKERS = 2  # ranks of a machine that tell of another one's death: one of them may be the dead
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,12 @@ def joined() -> Iterator[Ranks]:
 
 @contextlib.contextmanager
 def _lost() -> Iterator[None]:
-    """What torch raises where another rank is gone, in words."""
+    """What torch raises where another rank is gone, in words; not those of all ranks."""
     try:
         yield
     except RuntimeError as error:
+        if launch().local_rank >= SPEAKERS:
+            raise Elsewhere() from error
         raise CharrnnError(
             f"another rank is gone, or does not answer: {_first_line(error)}.",
             "What was saved last is whole: find out why it ended, then go on with the same command and --resume RUN.",

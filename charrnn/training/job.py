@@ -59,6 +59,7 @@ def run(
     """
     wishes, bound, started_at = dict(asked or {}), bound or Bound(), time.monotonic() if started_at is None else started_at
     with joined() as ranks:
+        wishes, bound = together.wished(ranks, wishes, bound)
         asked = ranks.together(lambda: _checked(wishes, name if ranks.first else None, root, base))
         device, material, notes = ranks.together(lambda: _prepared(corpus, asked, base, ranks))
         together.check_devices(ranks, device)
@@ -152,7 +153,8 @@ def resume(
         folder = Path(ranks.first_does(lambda: str(_own(path() if callable(path) else path, owning))))
         content = _read_last(folder, ranks)
         model, saved, training = ranks.together(lambda: _understood(content, folder))
-        training, moved = here(training)
+        training, moved = here(together.shared(ranks, training, saved["ranks"]))
+        bound = together.wished(ranks, {}, bound)[1]
         device, material = ranks.together(lambda: _again(corpus, saved, model, training, ranks))
         together.check_devices(ranks, device)
         longer = functools.partial(_longer, training, saved, bound, model.config, material, device, started_at, ranks)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from charrnn.config import ModelConfig
+from charrnn.errors import CharrnnError
 from charrnn.training.recipe import LOOK, Plan, Timer
 
 CLEAR = 1.05  # times as fast as what it is to replace: a look is no better than that
@@ -72,7 +73,7 @@ def _seconds(plan: Plan, way: Mapping[str, Any], timer: Timer) -> float:
     model = replace(plan.model, embedding_size=way.get("embedding_size", plan.model.embedding_size))
     try:
         return timer(model, replace(plan.training, precision=way["precision"]), LOOK)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, CharrnnError):  # the latter where not even one stream fits, or nothing is finite
         return math.inf
 
 

@@ -5,17 +5,26 @@ Knows what must be the same everywhere; knows nothing of how it is sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import CharrnnError, CorpusError, UsageError
+from charrnn.training import device as machine
 from charrnn.training.distributed import Ranks
 from charrnn.training.material import Material
-from charrnn.training.recipe import Plan
+from charrnn.training.recipe import Bound, Plan
+
+
+def wished(ranks: Ranks, wishes: Mapping[str, Any], bound: Bound) -> tuple[dict[str, Any], Bound]:
+    """The first rank's settings and bound, on all: another machine may have another environment."""
+    if ranks.count == 1:
+        return dict(wishes), bound
+    told = ranks.first_does(lambda: {"wishes": dict(wishes), "bound": asdict(bound)})
+    return told["wishes"], Bound(**told["bound"])
 
 
 def planned(ranks: Ranks, make: Callable[[], Plan]) -> Plan:
@@ -75,6 +84,13 @@ def _compare(ranks: Ranks, mine: str, error: Callable[[str], CharrnnError]) -> N
             raise error(first)
 
     ranks.together(compare)
+
+
+def shared(ranks: Ranks, training: TrainingConfig, before: int) -> TrainingConfig:
+    """The settings of a run that was saved by `before` ranks: where there are more or fewer now, with other threads."""
+    if before == ranks.count:
+        return training
+    return replace(training, threads=max(1, machine.available_cores() // ranks.local_count))
 
 
 def other_ranks(ranks: Ranks, before: int) -> tuple[str, ...]:
