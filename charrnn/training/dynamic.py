@@ -36,7 +36,7 @@ from charrnn.training.evaluate import Report, tokens_of
 
 State = tuple[NDArray[Any], ...]  # (1, H) arrays, as an Engine's
 Floats = NDArray[np.float64]
-WRITTEN = (16, 512)  # B and T of the text that the model writes for the mean squares
+WRITTEN = (64, 64)  # B and T of the text that the model writes for the mean squares; twice as much is no better
 MEASURED = 64  # tokens behind one of its gradients, and what a whole step is for, whatever the window of the settings
 DAMPING = 0.3
 OUTPUT = 6.0  # how much faster the output layer learns (measured), which is where new words are seen first
