@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -129,7 +130,7 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     try:
-        group.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+        _heedful(_meet)
     except (RuntimeError, ValueError) as error:
         found = f"rank {here.rank} cannot reach the others: {_first_line(error)}."
         raise CharrnnError(found, "See that all ranks run the same command, and can reach MASTER_ADDR at MASTER_PORT.") from error
@@ -138,6 +139,27 @@ def joined() -> Iterator[Ranks]:
     finally:
         with contextlib.suppress(RuntimeError):
             group.destroy_process_group()
+
+
+def _meet() -> None:
+    group.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+
+
+def _heedful(work: Callable[[], None]) -> None:
+    """Do `work` in a thread, or Ctrl-C would be heard only after it: torch waits for other ranks deaf to all signals."""
+    errors: list[Exception] = []
+
+    def inside() -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the thread that waits raises it
+            errors.append(error)
+
+    thread = threading.Thread(target=inside, name="meeting", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 @contextlib.contextmanager
