@@ -49,6 +49,8 @@ def main() -> NoReturn:
     code = run(sys.argv[1:])
     for number in (signal.SIGINT, *ENDING):
         handle(number, signal.SIG_DFL)  # a late Ctrl-C must not print a traceback out of the shutdown
+    if "torch.distributed" in sys.modules and "WORLD_SIZE" in os.environ:
+        os._exit(code)  # all is written and flushed; the threads of a process group have been seen to abort a shutdown
     sys.exit(code)
 
 
@@ -90,6 +92,8 @@ def _guarded(arguments: Sequence[str]) -> int:
     except click.Abort:
         return INTERRUPTED
     except click.ClickException as error:
+        if _rank() > 0:  # all ranks were given the same command line: the first tells
+            return error.exit_code
         return _tell(error.format_message(), _usage_hint(error), error.exit_code)
     except CharrnnError as error:
         return _tell(error.message, error.hint, error.exit_code)
@@ -126,6 +130,17 @@ def _system_error(error: OSError) -> int:
     return _tell(f"cannot use {os.fsdecode(error.filename)!r}: {error.strerror}", "Check the path and its permissions.", 1)
 
 
+def _rank() -> int:
+    """Which of several processes of one run this is; 0 where nobody says so sensibly."""
+    from charrnn.errors import UsageError
+    from charrnn.launch import launch
+
+    try:
+        return launch().rank
+    except UsageError:
+        return 0
+
+
 def _usage_hint(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     return f"`{context.command_path} --help` explains." if context is not None else ""
@@ -137,7 +152,7 @@ def _tell(message: str, hint: str, code: int) -> int:
 
     if not message:
         return code
-    if (rank := os.environ.get("RANK", "0")) != "0" and "WORLD_SIZE" in os.environ:
+    if rank := _rank():
         message = f"rank {rank}: {message}"
     try:
         console.error(message, hint)

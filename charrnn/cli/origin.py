@@ -15,6 +15,7 @@ import rich_click
 from click.core import ParameterSource
 
 from charrnn.cli import console, loading, options
+from charrnn.errors import UsageError
 from charrnn.launch import launch
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def load(run: str | None, root: Path) -> Base | None:
     """The model of RUN to begin with, None without one; raises CheckpointError."""
     if run is None:
         return None
+    if not run.strip():
+        raise UsageError("--init-from names no run.", "Give one: `charrnn runs` lists them.")
     model = loading.load(run, root, ())
     from charrnn.training.base import Base
 

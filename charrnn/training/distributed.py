@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ import numpy as np
 import torch
 import torch.distributed as group
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from charrnn.errors import CharrnnError, Elsewhere
 from charrnn.launch import Launch, launch
 
 T = TypeVar("T")
 PATIENCE = datetime.timedelta(hours=1)  # how long a rank waits for the others: one may be reading a long text (text/cache.py)
+MEETING = datetime.timedelta(minutes=5)  # for all ranks to be there: some machines are slow to begin
 SPEAKERS = 2  # ranks of a machine that tell of another one's death: one of them may be the dead
 
 
@@ -142,7 +145,9 @@ def joined() -> Iterator[Ranks]:
 
 
 def _meet() -> None:
-    group.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    store, rank, count = next(rendezvous("env://", timeout=MEETING))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    group.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
 
 
 def _heedful(work: Callable[[], None]) -> None:
@@ -177,4 +182,6 @@ def _lost() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200].rstrip(".")
+    """The first sentence of what torch says, without the place in its own code."""
+    said = re.sub(r"\[[^\]]*\.(cc|cpp|h|hpp):\d+\]\s*", "", str(error).strip().split("\n")[0])
+    return said.split(". ")[0][:200].rstrip(".")
