@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from charrnn.models.precision import wide
-from charrnn.training.distributed import ALONE, Ranks
 
 A, B, C = 3.4445, -4.7750, 2.0315
 ROUNDS = 3  # five are no better here and cost two thirds more
@@ -29,66 +28,41 @@ TINY = 1e-7
 class Muon(torch.optim.Optimizer):
     """For matrices of stacked gate blocks, (G * H, I) each; `size` of each group is H, the rows of a block.
 
-    `product` is the type in which the iteration multiplies. State: `momentum`, shaped as the matrix. Of several ranks, all
-    of which have the same gradients, each makes its share of the blocks orthogonal, and gets the others' from them.
+    `product` is the type in which the iteration multiplies. State: `momentum`, shaped as the matrix.
     """
 
     found_inf: Tensor | None = None  # ()
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float, weight_decay: float, product: torch.dtype,
-        ranks: Ranks = ALONE,
-    ) -> None:  # fmt: skip
+        self, groups: Iterable[dict[str, Any]], *, lr: float, momentum: float, weight_decay: float, product: torch.dtype
+    ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.product, self.ranks = product, ranks
+        self.product = product
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """One update of every matrix that has a gradient."""
         assert closure is None
-        due = [(matrix, group) for group in self.param_groups for matrix in group["params"] if matrix.grad is not None]
-        if self.ranks.count == 1:
-            for matrix, group in due:
-                self._apply(matrix, orthogonalise(self._blocks(matrix, group)), group)
-            return
-        blocks = [self._blocks(matrix, group) for matrix, group in due]
-        for (matrix, group), change in zip(due, self._shared(blocks), strict=True):
-            self._apply(matrix, change, group)
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    self._update(matrix, matrix.grad, group)
 
-    @property
-    def _go(self) -> float | Tensor:
-        """1, or 0 where the step is to change nothing."""
-        return 1.0 if self.found_inf is None else 1 - self.found_inf
-
-    def _blocks(self, matrix: Tensor, group: dict[str, Any]) -> Tensor:
-        """What a matrix is to be moved by, but for its singular values: (G, H, I); Nesterov's momentum."""
-        assert matrix.grad is not None
-        gradient, state = matrix.grad, self.state[matrix]
+    def _update(self, matrix: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[matrix]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(matrix)
-        if self.found_inf is not None:  # then nothing changes below, once the gradient is a number
-            gradient = torch.where(self.found_inf < 1, gradient, state["momentum"])
+        go: float | Tensor = 1.0
+        if self.found_inf is not None:
+            go = 1 - self.found_inf  # 0 changes nothing below, once the gradient is a number
+            gradient = torch.where(go > 0, gradient, state["momentum"])
         mean = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        ahead = gradient.lerp(mean, group["momentum"])
-        return ahead.view(-1, group["size"], matrix.shape[1]).to(self.product)
-
-    def _shared(self, blocks: list[Tensor]) -> list[Tensor]:
-        """All blocks made orthogonal, each by one rank: block n, counted through all matrices, by rank n mod their number."""
-        ranks = self.ranks
-        changes, first = [torch.zeros_like(each) for each in blocks], 0
-        for each, change in zip(blocks, changes, strict=True):
-            mine = slice((ranks.rank - first) % ranks.count, None, ranks.count)
-            if len(change[mine]):
-                change[mine] = orthogonalise(each[mine])
-            first += len(each)
-        ranks.add(changes)
-        return changes
-
-    def _apply(self, matrix: Tensor, change: Tensor, group: dict[str, Any]) -> None:
-        gain = max(1.0, group["size"] / matrix.shape[1]) ** 0.5  # so that every step has the same effect on the outputs
-        matrix.mul_(1 - group["lr"] * group["weight_decay"] * self._go)
-        change = change.to(matrix.dtype).view_as(matrix)
-        matrix.add_(change if self.found_inf is None else change * self._go, alpha=-group["lr"] * gain)
+        ahead = gradient.lerp(mean, group["momentum"])  # Nesterov's
+        blocks = ahead.view(-1, group["size"], matrix.shape[1]).to(self.product)
+        wide = max(1.0, group["size"] / matrix.shape[1]) ** 0.5  # so that every step has the same effect on the outputs
+        matrix.mul_(1 - group["lr"] * group["weight_decay"] * go)
+        change = orthogonalise(blocks).to(matrix.dtype).view_as(matrix)
+        matrix.add_(change if self.found_inf is None else change * go, alpha=-group["lr"] * wide)
 
 
 def orthogonalise(blocks: Tensor, rounds: int = ROUNDS) -> Tensor:
