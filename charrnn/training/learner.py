@@ -76,7 +76,7 @@ class Learner:
         for part in (*self.network.modules(), *self.average.modules()):
             if isinstance(part, torch.nn.RNNBase):
                 part.flatten_parameters()  # for cuDNN, which otherwise copies the weights together at each call
-        self.optimizers = optimizers_of(self.network, training, self.precision, ranks)
+        self.optimizers = optimizers_of(self.network, training, self.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.scaler.scale(torch.zeros((), device=device))  # now, as a rank's share of the first batch may be of nothing
         self.feed = resident.kept_on(device, self.task.feed(data, training))

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from charrnn.config import TrainingConfig
-from charrnn.training.distributed import ALONE, Ranks
 from charrnn.training.loss import Network
 from charrnn.training.muon import Muon
 
@@ -39,9 +38,7 @@ def product_in(precision: str) -> str:
     return precision
 
 
-def optimizers_of(
-    network: Network, training: TrainingConfig, precision: str, ranks: Ranks = ALONE
-) -> list[torch.optim.Optimizer]:
+def optimizers_of(network: Network, training: TrainingConfig, precision: str) -> list[torch.optim.Optimizer]:
     """Muon for the recurrent layers' matrices (not for one-hot inputs, which are rows of their own), AdamW for the rest.
 
     Weight decay pulls on matrices only: a bias has no size to regularise. `peak` is each group's highest rate.
@@ -59,7 +56,7 @@ def optimizers_of(
         product = torch.bfloat16 if product_in(precision) == "bf16" else next(network.parameters()).dtype
         optimizers.append(
             Muon(orthogonal, lr=training.muon_learning_rate, momentum=training.muon_momentum,
-                 weight_decay=training.muon_weight_decay, product=product, ranks=ranks)
+                 weight_decay=training.muon_weight_decay, product=product)
         )  # fmt: skip
     for optimizer in optimizers:
         for group in optimizer.param_groups:
