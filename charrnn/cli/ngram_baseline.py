@@ -20,7 +20,6 @@ from charrnn.runs import checkpoint
 from charrnn.runs.model import LAST_FILE, Model
 from charrnn.text import corpus, kneser_ney, overlap
 from charrnn.text.sources import is_kept
-from charrnn.text.tokenizers import EOS
 
 if TYPE_CHECKING:
     from charrnn.text.kneser_ney import Tokens
@@ -53,7 +52,7 @@ def score(
     It is counted on the text that is `named`, else on the one the model was trained on. Raises UsageError, CorpusError.
     """
     tokens, text = _counted(model, sources, split, named, asked)
-    scored, size = _encoded(model, documents), model.tokenizer.vocab_size
+    scored, size = model.encode(documents), model.tokenizer.vocab_size
     if len(tokens) > kneser_ney.MOST_COUNTED:
         console.note(f"the n-gram model is counted on the last {kneser_ney.MOST_COUNTED:,} of {len(tokens):,} tokens")
         tokens = tokens[-kneser_ney.MOST_COUNTED :]
@@ -65,14 +64,6 @@ def score(
     order = kneser_ney.best_order(tokens, size)
     nats = kneser_ney.losses(tokens, np.array(model.start), scored, size, order)
     return Baseline(float(nats.sum()), len(scored), order, len(tokens), text, copied)
-
-
-def _encoded(model: Model, documents: Sequence[str]) -> Tokens:
-    """The tokens that the network is scored on: see training.evaluate.evaluate_text."""
-    if not model.knows_ends:
-        return model.tokenizer.encode("\n".join(documents))
-    parts = [np.append(model.tokenizer.encode(document), EOS) for document in documents]
-    return np.concatenate(parts)[:-1]
 
 
 def _counted(

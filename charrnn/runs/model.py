@@ -7,12 +7,13 @@ network computes. What a file claims is checked against the shape it claims to h
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig, contradiction, from_mapping
 from charrnn.errors import CheckpointError, TokenizerError, UsageError
@@ -61,6 +62,13 @@ class Model:
     def knows_ends(self) -> bool:
         """Whether it learnt from several documents, and so where one ends."""
         return self.start == (EOS,)
+
+    def encode(self, documents: Sequence[str]) -> NDArray[np.int64]:
+        """The tokens of `documents` as it learns and is scored: joined by <eos>, by a newline if it learnt from one alone."""
+        if not self.knows_ends:
+            return self.tokenizer.encode("\n".join(documents))
+        parts = [np.append(self.tokenizer.encode(document), EOS) for document in documents]
+        return np.concatenate(parts)[:-1]
 
     @property
     def at_eos(self) -> Literal["end", "newline", "never"]:

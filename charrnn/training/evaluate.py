@@ -23,7 +23,7 @@ from charrnn.models.language import LanguageModel
 from charrnn.models.precision import wide
 from charrnn.models.weights import import_weights
 from charrnn.runs.model import Model
-from charrnn.text.tokenizers import EOS, Tokenizer
+from charrnn.text.tokenizers import Tokenizer
 from charrnn.training import device as machine
 from charrnn.training.distributed import ALONE, Ranks
 
@@ -116,16 +116,8 @@ def evaluate_text(
 
 
 def tokens_of(model: Model, documents: Sequence[str]) -> NDArray[np.int64]:
-    """The tokens of `documents`, joined as in training, after the model's start tokens."""
-    ids = _joined(model, documents) if model.knows_ends else model.tokenizer.encode("\n".join(documents))
-    return np.concatenate([np.array(model.start, dtype=np.int64), ids])
-
-
-def _joined(model: Model, documents: Sequence[str]) -> NDArray[np.int64]:
-    parts: list[NDArray[np.int64]] = []
-    for document in documents:
-        parts += [model.tokenizer.encode(document), np.array([EOS], dtype=np.int64)]
-    return np.concatenate(parts[:-1])
+    """The tokens of `documents` after the model's start tokens."""
+    return np.concatenate([np.array(model.start, dtype=np.int64), model.encode(documents)])
 
 
 def streams_for(tokens: int) -> int:
