@@ -318,7 +318,7 @@ def test_eval_says_how_much_is_new(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     Path("short.txt").write_text(part[:50], encoding="utf-8")
     lines = run("eval", "verse", "short.txt", "--threads", "1").out.splitlines()
     figures = [f"{record['novelty'][size]:.2%} at {size}" for size in ("20", "40", "80")]
-    assert lines[-2] == f"novelty, drawn      {', '.join(figures)} characters: runs that are not in the training text"
+    assert lines[-2] == f"novelty, drawn      {', '.join(figures)} characters: not in the training text"
     assert lines[-1] == "novelty, this text  0.00% at 20, 0.00% at 40, -- at 80 characters"
 
 

@@ -73,14 +73,14 @@ def test_it_is_counted_before_the_split_and_scored_behind_it(run: Run) -> None:
 def test_its_rows_name_the_order_and_the_text(run: Run) -> None:
     ngram = scored(run, "verse.txt", "--split", "val", "--ngram")["ngram"]
     done = run("eval", "verse", "verse.txt", "--split", "val", "--ngram", "--threads", "1")
-    rows = [line for line in done.out.splitlines() if line.startswith(("n-gram", "network adds"))]
+    rows = [line for line in done.out.splitlines() if line.startswith(("n-gram", "network saves"))]
     bits, per_byte, loss = ngram["bits_per_character"], ngram["bits_per_byte"], ngram["loss"]
     assert rows == [
         f"n-gram, order {ngram['order']:<6}{bits:.4f} bits per character, {per_byte:.4f} per byte;"
-        f" perplexity {ngram['perplexity']:.3f}, {loss:.4f} nats per token",
+        f" perplexity {ngram['perplexity']:.3f}, loss {loss:.4f}",
         f"n-gram, counted on  {ngram['counted_tokens']:,} tokens: the training part of verse.txt;"
         " 100% of the text scored stands in it (modified Kneser-Ney)",
-        f"network adds        {ngram['network_adds']:.4f} bits per character: the n-gram model predicts this text better",
+        f"network saves       {ngram['network_adds']:.4f} bits per character: the n-gram model predicts this text better",
     ]
     assert done.err.startswith("100% of this text stands word for word in the one that is counted")
 

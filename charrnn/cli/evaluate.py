@@ -57,7 +57,7 @@ def evaluate(
 
     The state is carried from token to token, in up to 16 parallel streams of at least 4,096 tokens.
     The figures of a subword model are upper bounds.
-    Novelty is the share of runs of 20, 40 and 80 characters that stand nowhere in the training text: in 10,000
+    Novelty is the share of stretches of 20, 40 and 80 characters that stand nowhere in the training text: in 10,000
     characters that the run writes (at the default temperature), and in the text that is scored, for comparison.
     With --dynamic a copy of the model learns from the text as it goes, each token only after its score (dynamic evaluation,
     Krause et al. 2018): figures of their own, which say how well the model follows a text of a kind that is new to it.
@@ -194,7 +194,7 @@ def _novelty_lines(shares: list[Shares] | None) -> str:
     if shares is None:
         return ""
     drawn, of_text = (_shares_line(one) for one in shares)
-    return f"novelty, drawn      {drawn}: runs that are not in the training text\nnovelty, this text  {of_text}\n"
+    return f"novelty, drawn      {drawn}: not in the training text\nnovelty, this text  {of_text}\n"
 
 
 def _shares_line(shares: Shares) -> str:

@@ -143,9 +143,9 @@ def lines(model: Model, baseline: Baseline, report: Report) -> str:
         (
             f"n-gram, order {baseline.order}",
             f"{own.bits_per_character:.4f} bits per character, {own.bits_per_byte:.4f} per byte;"
-            f" perplexity {own.perplexity:.3f}, {own.loss:.4f} nats per token",
+            f" perplexity {own.perplexity:.3f}, loss {own.loss:.4f}",
         ),
         ("n-gram, counted on", f"{baseline.counted:,} tokens: {baseline.text}{copied} (modified Kneser-Ney)"),
-        ("network adds", f"{adds:.4f} bits per character{better}"),
+        ("network saves", f"{adds:.4f} bits per character{better}"),
     )
     return "".join(f"{name:<20}{value}\n" for name, value in rows)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from charrnn.cli import console
+from charrnn.launch import launch
 from charrnn.training.events import Adjusted, Evaluated, Event, Finished, Sampled, Saved, Started, Step
 
 LINE_SECONDS = 5.0  # between two lines about steps
@@ -105,9 +106,10 @@ def headline(event: Started) -> str:
     """One line on what is about to be trained."""
     begin = f"from step {event.step:,} " if event.step else ""
     begin += "to about" if event.estimated else "to"
+    ranks = launch().count
     return (
         f"training {event.name!r} {begin} step {event.steps:,}: {event.material}, "
-        f"{event.parameters:,} parameters, on {event.device}"
+        f"{event.parameters:,} parameters, on {event.device}{f' by {ranks} ranks' if ranks > 1 else ''}"
     )
 
 

@@ -143,8 +143,8 @@ def _refused(partner: Partner) -> Problem:
 def _standing(now: Adaptation) -> str:
     if not now.characters:
         return f"adapt is {'on; nothing has been learnt yet' if now.on else 'off: the model is as it was trained'}."
-    on = "on" if now.on else "off"
-    return f"adapt is {on}. Learnt: {now.listed()}. /adapt off forgets it, /adapt save NAME keeps it as a run."
+    on = "adapt is on." if now.on else "Your lines are not learnt; /adapt on begins that."
+    return f"{on} Learnt: {now.listed()}. /adapt off forgets it, /adapt save NAME keeps it as a run."
 
 
 def _off(session: Session) -> Iterator[Output]:
@@ -218,7 +218,7 @@ def _from_file(session: Session, argument: str) -> Iterator[Output]:
     text = "\n".join(documents)
     yield from _prepared(session)
     if unknown := partner.tokenizer.unknown(text):
-        yield Notice(f"The model has never seen {len(unknown):,} of its characters; it reads <unk> instead.")
+        yield Notice(f"The model has never seen {len(unknown):,} different characters of it; it reads <unk> instead.")
     last, before = _beginning(partner)
     ids, began = _tokens(partner, documents), time.monotonic()
     costs = yield from _read(session, np.concatenate([[last], ids]), before)

@@ -70,7 +70,8 @@ def resolve(run: str | None, root: Path, *, resumable: bool = False) -> Path:
     if "\0" not in run and len(run) < 4096 and _exists(path):
         return path
     names = [info.name for info in listing(root)]
-    hint = f"There is {', '.join(names[:10])}." if names else "Train one with `charrnn train FILE`."
+    there = "There is" if len(names) == 1 else "There are"
+    hint = f"{there} {', '.join(names[:10])}." if names else "Train one with `charrnn train FILE`."
     raise CheckpointError(f"there is no run, folder or file {run[:200]!r}.", hint)
 
 

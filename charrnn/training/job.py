@@ -177,7 +177,9 @@ def _own(path: Path, owning: contextlib.ExitStack) -> Path:
     folder = path if path.is_dir() else path.parent
     if not (folder / runs.LAST_FILE).is_file():
         text = path.is_file() and path.suffix != ".safetensors"
-        hint = "The run comes first: `charrnn train --resume RUN FILE`." if text else "Train it anew: `charrnn train FILE`."
+        hint = "Train it anew, or begin with its weights: `charrnn train FILE --init-from RUN`."
+        if text:
+            hint = "The run comes first: `charrnn train --resume RUN FILE`."
         raise CheckpointError(f"{str(path if text else folder)!r} holds no {runs.LAST_FILE} to go on from.", hint)
     _check_files(folder)
     owning.enter_context(durable.locked(folder / runs.LOCK_FILE))

@@ -315,7 +315,8 @@ def _regularised(
     if "dropout_output" not in asked:
         per_token = recurrent_parameters(model) / facts.train_tokens
         shown = f"{passes:.0f}" if passes >= 10 else f"{passes:.2g}"
-        notes.append(f"dropout: {output:g}, for {shown} passes over a text with {per_token:.2g} weights for each of its tokens")
+        shown += " pass" if shown == "1" else " passes"
+        notes.append(f"dropout: {output:g}, for {shown} over a text with {per_token:.2g} weights for each of its tokens")
     return replace(training, **{name: asked.get(name, value) for name, value in values.items()})
 
 
