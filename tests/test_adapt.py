@@ -151,7 +151,7 @@ def test_a_saved_run_takes_no_name_that_is_taken(written: Callable[[], Session],
     session = written()
     assert problem(session, "/adapt save mine").text.startswith("Nothing has been learnt yet")
     feed(session, "/adapt on", "the boats")
-    for name in ("verse", "../x", "", "a b", "x" * 101):
+    for name in ("verse", "../x", "", "a b", "x" * 101, "\u5b57" * 100):  # the last has more bytes than a folder's name may
         assert problem(session, f"/adapt save {name}").text
     assert sorted(path.name for path in (trained / "checkpoints").iterdir()) == ["verse"]
     feed(session, "/adapt save mine", "/adapt off", "/adapt on", "the lamps")
@@ -308,6 +308,42 @@ def test_ctrl_c_before_a_line_is_learnt_leaves_the_line_and_no_answer() -> None:
     assert session.adaptation.characters == 0
 
 
+def test_ctrl_c_while_it_gets_ready_leaves_it_off() -> None:
+    session = talking(None)
+    for _ in session.feed("/adapt on"):
+        session.cancel()
+    assert not session.adaptation.on
+    assert "adapt is on:" in notices(feed(session, "/adapt on"))
+
+
+def test_ctrl_c_is_heard_while_the_text_is_read_anew(note: Path) -> None:
+    """A line that comes after a file is learnt after the text of now, all of which has to be read for it."""
+    session = talking(None)
+    feed(session, "/adapt on", *["word " * 60] * 3, f"/adapt {note}")
+    before, lines = learner(session).weights, session.adaptation.lines
+    for event in session.feed("the boat"):
+        if isinstance(event, Typed):
+            session.cancel()
+            session.tree.rethink(session.partner.engine)
+            session.replace(session.tree)
+    assert learner(session).weights is before
+    assert session.adaptation.lines == lines
+    assert not session.tree._prefixes
+
+
+def test_what_was_learnt_of_you_is_what_you_typed() -> None:
+    """No prefixes of turns and no line end before your line, so that its bits are those of /heat."""
+    for turns in (None, STANDARD):
+        session = talking(turns)
+        for _ in range(2):
+            before = session.adaptation.yours.bits
+            feed(session, "/heat on", "/adapt on")
+            typed = next(event for event in feed(session, "eels see") if isinstance(event, Typed))
+            assert session.adaptation.yours.bits - before == pytest.approx(sum(piece.bits for piece in typed.heat), rel=1e-5)
+        assert session.adaptation.characters == 2 * len("eels see")
+    assert "`charrnn chat mine` talks" in notices(feed(session, "/adapt save mine"))
+
+
 def test_closing_while_it_learns_leaves_what_was_before(note: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapting, "TELLING", -1.0)
     session = talking(None)
@@ -400,7 +436,7 @@ def test_a_saved_session_says_that_what_was_learnt_is_not_in_it(tmp_path: Path, 
     assert "learnt" not in notices(feed(session, "the boat", "/save plain.json"))
     assert "adapted" not in json.loads((tmp_path / "plain.json").read_text(encoding="utf-8"))
     assert "not in it" in notices(feed(session, "/adapt on", "and then", "/save day.json"))
-    assert "had learnt 9 characters then; that is not in the file" in notices(feed(other, "/load day.json"))
+    assert "had learnt 8 characters then; that is not in the file" in notices(feed(other, "/load day.json"))
     assert other.text == session.text
     feed(other, "/adapt on", "more")  # and a session that is adapted goes on with what it knows
     learnt = learner(other).weights

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from charrnn.config import ReadingConfig
 from charrnn.decoding import generate
 from charrnn.decoding.events import Heated, Notice, Output, Problem
-from charrnn.decoding.heat import heated
+from charrnn.decoding.heat import heated, said
 from charrnn.errors import CorpusError
 from charrnn.runs import registry
 from charrnn.text import corpus
@@ -34,7 +34,7 @@ from charrnn.text.tokenizers import EOS
 if TYPE_CHECKING:
     from charrnn.decoding.engine import Ids, State, Stepper
     from charrnn.decoding.session import Session
-    from charrnn.decoding.tree import Partner, Tree
+    from charrnn.decoding.tree import Partner
 
 CHUNK = 512  # tokens between two looks at the cancel flag; whole windows, as long as these are powers of two
 MOST_CHARACTERS = 1_000_000  # of a file: 5 minutes with 2x192, half an hour with 2x384; beyond, training is better
@@ -124,9 +124,7 @@ def adapt(session: Session, argument: str) -> Iterator[Output]:
     elif argument == "off":
         yield from _off(session)
     elif argument == "on":
-        yield from _prepared(session)
-        session.adaptation.on = True
-        yield Notice("adapt is on: each line of yours is learnt, then answered. /adapt off forgets all that was learnt.")
+        yield from _on(session)
     elif word == "save":
         yield from _save(session, rest.strip())
     else:
@@ -145,6 +143,15 @@ def _standing(now: Adaptation) -> str:
         return f"adapt is {'on; nothing has been learnt yet' if now.on else 'off: the model is as it was trained'}."
     on = "adapt is on." if now.on else "Your lines are not learnt; /adapt on begins that."
     return f"{on} Learnt: {now.listed()}. /adapt off forgets it, /adapt save NAME keeps it as a run."
+
+
+def _on(session: Session) -> Iterator[Output]:
+    yield from _prepared(session)
+    if session.cancelled():  # while torch was loaded, which nothing can stop
+        yield Notice(f"Ctrl-C: adapt is {'on, as before' if session.adaptation.on else 'not on'}.")
+        return
+    session.adaptation.on = True
+    yield Notice("adapt is on: each line of yours is learnt, then answered. /adapt off forgets all that was learnt.")
 
 
 def _off(session: Session) -> Iterator[Output]:
@@ -166,7 +173,8 @@ def _save(session: Session, name: str) -> Iterator[Output]:
         )
     else:
         now.who.save(name, now.record())
-        yield Notice(f"Saved as the run {name}: `charrnn repl {name}` writes with it.")
+        use = f"`charrnn repl {name}` writes" if session.turns is None else f"`charrnn chat {name}` talks"
+        yield Notice(f"Saved as the run {name}: {use} with it.")
 
 
 def _prepared(session: Session) -> Iterator[Output]:
@@ -180,29 +188,30 @@ def _prepared(session: Session) -> Iterator[Output]:
 
 def learn_line(session: Session, node: int) -> Iterator[Output]:
     """Learn your line in `node`, which has just been added."""
-    now, tree = session.adaptation, session.tree
-    last, before = _before(tree, node)
-    said = tree.nodes[node]
-    costs = yield from _read(session, np.array([last, *said.ids]), before)
+    now, known = session.adaptation, _before(session, node)
+    ids = session.tree.nodes[node].ids
+    costs = None if known is None else (yield from _read(session, np.array([known[0], *ids]), known[1]))
     if costs is None:
         yield Notice("Ctrl-C: this line was not learnt.")
         return
-    whole, _, _ = _measured(heated(now.partner.tokenizer, said.text, said.ids, costs.tolist()), len(said.text))
-    now.lines, now.yours = now.lines + 1, now.yours + whole
+    pieces = heated(now.partner.tokenizer, session.tree.nodes[node].text, ids, costs.tolist())
+    yours = [*said(session.tree, node, session.turns, pieces)]  # all of it was learnt, but this is what was typed
+    learnt = Learnt(sum(len(piece.text) for piece in yours), sum(piece.bits for piece in yours))
+    now.lines, now.yours = now.lines + 1, now.yours + learnt
     _go_on(session)
 
 
-def _before(tree: Tree, node: int) -> tuple[int, State]:
-    """The token before node `node`, and the state before that."""
+def _before(session: Session, node: int) -> tuple[int, State] | None:
+    """The token before node `node`, and the state before that; None if cancelled while the text was read for it."""
+    tree = session.tree
     above = tree.nodes[node].parent
     while above > 0 and not tree.nodes[above].ids:
         above = tree.nodes[above].parent
     if above <= 0:
         return _beginning(tree.partner)
     ids = tree.nodes[above].ids
-    known = tree.prefix(tree.nodes[above].parent)
-    assert known is not None
-    return ids[-1], generate.prime(tree.partner.engine, ids[:-1], known).state
+    known = tree.prefix(tree.nodes[above].parent, session.cancelled)
+    return None if known is None else (ids[-1], generate.prime(tree.partner.engine, ids[:-1], known).state)
 
 
 def _beginning(partner: Partner) -> tuple[int, State]:

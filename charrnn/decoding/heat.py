@@ -78,11 +78,16 @@ class Heat:
         before = self._tree.prefix(node.parent)
         assert before is not None
         costs = -generate.logprobs(partner.engine, node.ids, before)
-        pieces = heated(partner.tokenizer, node.text, node.ids, costs.tolist())
-        if node.kind == "model" or self._turns is None:
-            return _within(pieces, node.kind == "you" and self._tree.is_apart(index), len(node.text))
-        begin = self._tree.is_apart(index) + len(self._turns.you)
-        return _within(pieces, begin, len(node.text) - len(self._turns.model) - 1)
+        return said(self._tree, index, self._turns, heated(partner.tokenizer, node.text, node.ids, costs.tolist()))
+
+
+def said(tree: Tree, index: int, turns: Turns | None, pieces: Iterable[Heated]) -> Iterator[Heated]:
+    """Of the `pieces` of node `index`, what was said: no line end that only stands before your line, no prefix of a turn."""
+    node = tree.nodes[index]
+    begin = node.kind == "you" and tree.is_apart(index)
+    if node.kind == "model" or turns is None:
+        return _within(pieces, begin, len(node.text))
+    return _within(pieces, begin + len(turns.you), len(node.text) - len(turns.model) - 1)
 
 
 def heated(tokenizer: Tokenizer, text: str, ids: Iterable[int], nats: Sequence[float]) -> Iterator[Heated]:

@@ -7,6 +7,7 @@ nothing of models. Listing never fails for one bad run: it says what is wrong wi
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def _taken_by_a_run(folder: Path) -> bool:
             with durable.locked(folder / LOCK_FILE):
                 if _is_abandoned(folder):
                     clear(folder)
-    return folder.exists() or folder.is_symlink()
+    return os.path.lexists(folder)  # False also for a name longer than the system allows: making it says so
 
 
 def _is_abandoned(folder: Path) -> bool:
