@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # tokens between two looks at the cancel flag; whole windows, as long as these are powers of two
 MOST_CHARACTERS = 1_000_000  # of a file: 5 minutes with 2x192, half an hour with 2x384; beyond, training is better
-TELLING = 10.0  # seconds between two words on how far it has come
+TELLING = 3.0  # seconds between two words on how far it has come
+LONG = 8192  # tokens that are not learnt in no time
 TENTHS = 1000  # characters that a text must have, so that tenths of it say something
 EXCERPT = 100  # characters of a name
 PLAIN_TEXT = "Give /adapt a file of plain text in UTF-8."
@@ -285,6 +286,8 @@ def _read(session: Session, ids: Ids, state: State) -> Progress:
     who, costs, told = session.adaptation.who, list[NDArray[np.float64]](), time.monotonic()
     assert who is not None
     mark, whole = who.mark(), False
+    if len(ids) > LONG:
+        yield Notice(f"Learning {len(ids) - 1:,} tokens; Ctrl-C stops.")
     try:
         for first in range(0, len(ids) - 1, CHUNK):
             if session.cancelled():
@@ -293,7 +296,7 @@ def _read(session: Session, ids: Ids, state: State) -> Progress:
             costs.append(nats)
             if time.monotonic() - told > TELLING:
                 told = time.monotonic()
-                yield Notice(f"{(first + len(nats)) / (len(ids) - 1):.0%} ... Ctrl-C stops.")
+                yield Notice(f"{(first + len(nats)) / (len(ids) - 1):.0%} ...")
         whole = True
     finally:
         if not whole:
