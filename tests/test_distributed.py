@@ -22,6 +22,7 @@ from charrnn.errors import CharrnnError, UsageError
 from charrnn.launch import Launch, launch
 from charrnn.runs import checkpoint
 from charrnn.runs.checkpoint import tensor_digest
+from charrnn.training import device as machine
 from charrnn.training import evaluate, job, language, planning
 from charrnn.training import together as together_on
 from charrnn.training.distributed import ALONE, Ranks, joined
@@ -50,6 +51,7 @@ CASES: list[tuple[str, dict[str, Any], int]] = [
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "available_cores", lambda: 1)  # a forked child can have no OpenMP threads
     torch.set_num_threads(1)
 
 

@@ -103,7 +103,7 @@ def costs(network: Any, batch: Padded) -> tuple[float, int, int, torch.Tensor]:
     found = TASKS[network.config.task].loss(network, batch, (), PLAIN, CPU)
     found.nats.backward()
     gradient = torch.cat([w.grad.flatten() if w.grad is not None else w.new_zeros(w.numel()) for w in network.parameters()])
-    return float(found.nats.detach()), int(found.count), int(found.right), gradient
+    return float(found.nats.detach()), TASKS[network.config.task].count(batch), int(found.right), gradient
 
 
 @pytest.fixture(autouse=True)
