@@ -14,7 +14,7 @@ import torch
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.training import material as materials
-from charrnn.training import planning, precision, recipe
+from charrnn.training import planning, precision, recipe, repeating
 from charrnn.training.probe import seconds_per_step
 from charrnn.training.recipe import Bound, Facts, Plan
 
@@ -128,8 +128,8 @@ def test_a_plan_for_a_gpu_is_made_anew_with_what_is_faster(make: Callable[..., P
     assert fast.notes[0] == "precision: fp16 with an embedding of 128, 1.4 times as fast as bf16 here"
     assert len({note.partition(":")[0] for note in fast.notes}) == len(fast.notes), "nothing is said twice"
     configs = (materials.ReadingConfig(), materials.TokenizerConfig(), fast.model, fast.training)
-    assert "--embedding-size 128" in recipe.command(["a"], *configs)
-    assert "--precision fp16" in recipe.command(["a"], *configs)
+    assert "--embedding-size 128" in repeating.command(["a"], *configs)
+    assert "--precision fp16" in repeating.command(["a"], *configs)
 
 
 def test_a_plan_of_so_many_steps_or_for_a_cpu_is_not_measured(make: Callable[..., Plan]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from charrnn.config import ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig
 from charrnn.errors import CorpusError, UsageError
 from charrnn.models.language import LanguageModel
-from charrnn.training import recipe
+from charrnn.training import recipe, repeating
 from charrnn.training.recipe import Bound, Facts
 
 SHAKESPEARE = Facts(1_003_854, 111_540, 69)
@@ -141,7 +141,7 @@ def test_tied_weights_widen_the_embedding_and_clashes_are_refused() -> None:
 
 def test_the_command_names_what_a_repetition_needs() -> None:
     made = plan(Bound(minutes=1), cell="gru", seed=9)
-    text = recipe.command(["my text.txt"], ReadingConfig(), TokenizerConfig(min_count=3), made.model, made.training)
+    text = repeating.command(["my text.txt"], ReadingConfig(), TokenizerConfig(min_count=3), made.model, made.training)
     words = shlex.split(text)
     assert words[:3] == ["charrnn", "train", "my text.txt"]
     given = dict(zip(words[3::2], words[4::2], strict=True))
@@ -157,8 +157,8 @@ def test_the_command_names_what_a_repetition_needs() -> None:
 def test_the_command_names_what_was_asked_for_even_where_it_is_the_default() -> None:
     made = plan(Bound(steps=10), cell="lstm", window=64)
     configs = (ReadingConfig(), TokenizerConfig(), made.model, made.training)
-    assert "--cell" not in recipe.command(["a"], *configs)
-    asked = recipe.command(["-a.txt"], *configs, {"cell", "window"})
+    assert "--cell" not in repeating.command(["a"], *configs)
+    asked = repeating.command(["-a.txt"], *configs, {"cell", "window"})
     assert "--cell lstm" in asked
     assert "--window 64" in asked
     assert asked.startswith("charrnn train ./-a.txt ")

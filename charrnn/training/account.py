@@ -18,7 +18,7 @@ import torch
 import charrnn
 from charrnn.text.corpus import TokenData
 from charrnn.training import base as bases
-from charrnn.training import planning, recipe
+from charrnn.training import planning, recipe, repeating
 from charrnn.training.events import Event, Finished, Started
 from charrnn.training.material import Material
 from charrnn.training.recipe import Plan
@@ -72,7 +72,7 @@ def _command(run: Run, material: Material) -> str:
     origin = str(run.resume.get("init_from", ""))
     without = bases.DECIDED if origin else ()
     said = run.learner.ranks.prefix
-    said += recipe.command(material.corpus, material.reading, material.units, model, training, run.asked, without)
+    said += repeating.command(material.corpus, material.reading, material.units, model, training, run.asked, without)
     return f"{said} --init-from {shlex.quote(origin)}" if origin else said
 
 

@@ -7,12 +7,11 @@ somebody set are never touched. The rules and their figures are in docs/results.
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from charrnn.config import FOR_TASKS, ModelConfig, ReadingConfig, TokenizerConfig, TrainingConfig, check
+from charrnn.config import ModelConfig, TrainingConfig, check
 from charrnn.errors import CorpusError, UsageError
 from charrnn.training.batching import fit
 from charrnn.weights import weight_shapes
@@ -318,34 +317,3 @@ def _regularised(
         shown += " pass" if shown == "1" else " passes"
         notes.append(f"dropout: {output:g}, for {shown} over a text with {per_token:.2g} weights for each of its tokens")
     return replace(training, **{name: asked.get(name, value) for name, value in values.items()})
-
-
-def command(
-    corpus: Sequence[str], reading: ReadingConfig, tokenizer: TokenizerConfig, model: ModelConfig, training: TrainingConfig,
-    asked: Collection[str] = (), without: Collection[str] = (),
-) -> str:  # fmt: skip
-    """The `charrnn train` command that repeats a plan exactly, on a machine of the same kind.
-
-    What was `asked` for is named even where it is the default, which the environment may have changed; `without` is not.
-    """
-    texts = [f"./{name}" if name.startswith("-") and name != "-" else name for name in corpus]
-    words = ["charrnn", "train", *texts, "--steps", str(training.steps)]
-    configs: tuple[Any, ...] = (reading, tokenizer, model, training)
-    always = {"hidden_size", "layers", "embedding_size", "batch_size", "learning_rate", "eval_every", "eval_tokens"}
-    always |= {"precision", "threads", "warmup", "dropout_embedding", "dropout_layers", "dropout_output", *asked}
-    for config in configs:
-        for item in fields(config):
-            value = getattr(config, item.name)
-            told = item.name == "steps" or item.name in without or (config is model and item.name in FOUND)
-            if told or model.task not in FOR_TASKS.get(item.name, (model.task,)):  # a file may serve several tasks
-                continue
-            if value != item.default or item.name in always:
-                words += _words(item.name, value)
-    return shlex.join(words)
-
-
-def _words(name: str, value: Any) -> list[str]:
-    option = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{option}" if value else f"--no-{option}"]
-    return [f"--{option}", str(value)]
